@@ -1,0 +1,738 @@
+"""MetaFineTunedClassifier: what a scikit-learn user sees."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.metrics import accuracy_score
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
+
+from .adaptation import adapt_to_domain, can_adapt
+from .corruption import (
+    CORRUPTION_LABELS,
+    CorruptionHead,
+    MetaFineTuningLoss,
+    draw_corrupted_labels,
+)
+from .encoding import TokenizedTexts, tokenize
+from .inputs import (
+    balance_classes,
+    order_columns,
+    positions,
+    read_domains,
+    read_labels,
+    read_sample_weight,
+    read_texts,
+)
+from .networks import (
+    DEFAULT_MODEL,
+    EncoderSource,
+    TextClassifier,
+    find_encoder,
+    layer_indices,
+    load_encoder,
+    load_tokenizer,
+    pool,
+    reads_token_types,
+    with_tensors,
+)
+from .training import (
+    FineTuningNet,
+    TrainingRows,
+    TrainingSettings,
+    auto_epochs,
+    epoch_records,
+    fine_tune,
+    isolated_generators,
+    resolve_device,
+    resolve_precision,
+    run_in_batches,
+)
+from .typicality import class_domain_prototypes, normalized_weights, similarities, typicality
+
+# The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
+META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
+ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 10}
+
+
+class MetaFineTunedClassifier(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
+    """placeholder"""
+
+    # requests of metadata routing; without routing they play no part
+    __metadata_request__fit = {"domains": True}
+    __metadata_request__predict = {"domains": True}
+    __metadata_request__predict_proba = {"domains": True}
+    __metadata_request__decision_function = {"domains": True}
+    __metadata_request__score = {"domains": True}
+
+    _parameter_constraints: dict = {
+        "model": [str],
+        "pooling": [StrOptions({"mean", "cls"})],
+        "max_length": [Interval(Integral, 2, None, closed="left")],
+        "typicality_weighting": ["boolean"],
+        "typicality_balance": [Interval(Real, 0, 1, closed="both")],
+        "n_prototypes": [Interval(Integral, 1, None, closed="left")],
+        "corruption_weight": [Interval(Real, 0, None, closed="left")],
+        "corruption_layers": ["array-like"],
+        "corruption_labels": [StrOptions(set(CORRUPTION_LABELS))],
+        "meta_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "adaptation": [StrOptions({"full", "head"}), None],
+        "adaptation_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "adaptation_learning_rate": [Interval(Real, 0, None, closed="neither"), None],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup_ratio": [Interval(Real, 0, 1, closed="both")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "callbacks": [list, tuple, None],
+        "device": [str],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "domain_column": [str, Integral, None],
+        "unknown_domain": [StrOptions({"meta", "error"})],
+    }
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        pooling: str = "mean",
+        max_length: int = 128,
+        typicality_weighting: bool = True,
+        typicality_balance: float = 0.5,
+        n_prototypes: int = 1,
+        corruption_weight: float = 0.1,
+        corruption_layers: Sequence[int] = (-1,),
+        corruption_labels: str = "epoch",
+        meta_epochs: int | str = "auto",
+        adaptation: str | None = "full",
+        adaptation_epochs: int | str = "auto",
+        adaptation_learning_rate: float | None = None,
+        learning_rate: float = 5e-5,
+        batch_size: int = 32,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        class_weight: str | dict | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        domain_column: Hashable | None = None,
+        unknown_domain: str = "meta",
+    ) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.max_length = max_length
+        self.typicality_weighting = typicality_weighting
+        self.typicality_balance = typicality_balance
+        self.n_prototypes = n_prototypes
+        self.corruption_weight = corruption_weight
+        self.corruption_layers = corruption_layers
+        self.corruption_labels = corruption_labels
+        self.meta_epochs = meta_epochs
+        self.adaptation = adaptation
+        self.adaptation_epochs = adaptation_epochs
+        self.adaptation_learning_rate = adaptation_learning_rate
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.max_grad_norm = max_grad_norm
+        self.class_weight = class_weight
+        self.callbacks = callbacks
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+        self.domain_column = domain_column
+        self.unknown_domain = unknown_domain
+
+    # ------------------------------------------------------------------ fit
+
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        domains: Any = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> MetaFineTunedClassifier:
+        """Run the three stages: typicality, meta fine-tuning, adaptation to each domain.
+
+        Parameters
+        ----------
+        X : list, tuple, 1-D array or Series of str, two-column array or DataFrame, or list of (str, str)
+            Texts or text pairs; with `domain_column`, a DataFrame whose named column is the domain and whose other
+            one or two columns are the text or pair.
+        y : array-like of str, int or bool, shape (n_samples,)
+            Labels; at least two classes.
+        domains : array-like of str, int or bool, shape (n_samples,), default=None
+            Domain of every row; a scalar stands for all rows. Without domains all rows are one domain, with a
+            warning.
+        sample_weight : array-like, shape (n_samples,), default=None
+            Weights of 0 or more. They multiply the other weights; a row of weight 0 changes nothing but its own
+            entries in `typicality_`, `own_similarity_` and `cross_similarity_`.
+
+        Returns
+        -------
+        self : MetaFineTunedClassifier
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails or is
+            interrupted later than that, it is left unfitted.
+        """
+        self._check_parameters()
+        texts, column, columns = read_texts(X, self.domain_column)
+        y = read_labels(y, len(texts))
+        domains = read_domains(domains, column, X, len(texts), self.domain_column, allow_missing=False)
+        no_domains = domains is None
+        if no_domains:
+            domains = np.full(len(texts), "all")
+        sample_weight = read_sample_weight(sample_weight, len(texts))
+        used = sample_weight > 0
+        classes, names = np.unique(y[used]), np.unique(domains[used])
+        if len(classes) < 2:
+            raise ValueError(
+                f"y has one class only, {classes.tolist()[0]!r} (among the rows of weight above 0); "
+                "a classifier needs at least two classes."
+            )
+        balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
+        source = find_encoder(self.model)
+        run = _Run.start(self)
+        tokenizer = load_tokenizer(source, self.max_length)
+        encoder = run.load(source)
+        layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
+        if no_domains:
+            warnings.warn(
+                "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
+                "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
+            delattr(self, name)  # from here on a failure leaves nothing fitted
+        rows = _Rows(
+            tokenize(tokenizer, texts, self.max_length, reads_token_types(encoder)),
+            positions(y, classes),
+            positions(domains, names),
+            sample_weight,
+        )
+        history: list[dict[str, Any]] = []
+        t, stage1 = self._score_typicality(run, encoder, rows, len(classes), len(names), history)
+        net = self._meta_fine_tune(
+            run, encoder, rows.where(used), t[used], classes, names, layers, history
+        )
+        adapted = {}
+        if self.adaptation is not None and not no_domains:
+            for k, name in enumerate(names.tolist()):
+                own = rows.where(used & (rows.domains == k))
+                tensors = self._adapt(run, net.module_, own, classes, name, history)
+                if tensors:
+                    adapted[name] = tensors
+
+        vars(self).update(stage1)
+        if columns is not None or getattr(X, "ndim", 1) == 2:
+            self.n_features_in_ = 2 if isinstance(texts[0], tuple) else 1
+        if columns is not None:
+            self.feature_names_in_ = np.array(columns, dtype=object)
+        self.classes_, self.domains_ = classes, names
+        self.is_pair_ = isinstance(texts[0], tuple)
+        self.encoder_source_, self.tokenizer_, self.seed_ = source, tokenizer, run.seed
+        self.net_, self.adapted_weights_, self.history_ = net, adapted, history
+        self._n_features_out = encoder.config.hidden_size
+        return self
+
+    def adapt(self, X: Any, y: ArrayLike, domain: Any) -> MetaFineTunedClassifier:
+        """Adapt the fitted meta-learner to a new domain, or again to a known one, from a few examples.
+
+        Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
+        Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            Texts or pairs of the domain; a domain column in it is not read.
+        y : array-like, shape (n_samples,)
+            Labels among `classes_`, of at least two classes.
+        domain : str, int or bool
+            Name under which `predict` finds the new model.
+
+        Returns
+        -------
+        self : MetaFineTunedClassifier
+
+        Raises
+        ------
+        ValueError
+            If `adaptation` is None, `y` has an unknown label or one class only, or `domain` is no name. The estimator
+            is then as it was, as it is when adapting fails or is interrupted.
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        if self.adaptation is None:
+            raise ValueError(
+                "adaptation=None leaves out stage 3; call set_params(adaptation='full') or 'head' before adapt."
+            )
+        tokens, _ = self._tokenize(X)
+        labels = self._known_labels(y, len(tokens))
+        if hasattr(domain, "__len__") and not isinstance(domain, str):
+            raise ValueError(f"domain={domain!r}; expected one name (str, int or bool) for all rows.")
+        name = read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain").tolist()[0]
+        if not can_adapt(labels):
+            raise ValueError(
+                f"y has one class only, {self.classes_[labels[0]]!r}; adapting needs examples of at least two of "
+                f"classes_={self.classes_.tolist()}."
+            )
+        rows = _Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
+        history = list(self.history_)
+        run = _Run.start(self, self.seed_)
+        tensors = self._adapt(run, self.net_.module_, rows, self.classes_, name, history)
+        self.adapted_weights_, self.history_ = {**self.adapted_weights_, name: tensors}, history
+        return self
+
+    def _score_typicality(
+        self,
+        run: _Run,
+        encoder: torch.nn.Module,
+        rows: _Rows,
+        n_classes: int,
+        n_domains: int,
+        history: list[dict[str, Any]],
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Stage 1: t of every row, and the fitted attributes that belong to it."""
+        if not self.typicality_weighting:
+            return np.ones(len(rows.labels)), {}
+        start = time.perf_counter()
+        used = rows.sample_weight > 0
+        embeddings = np.zeros((len(used), encoder.config.hidden_size), dtype=np.float32)
+        for part in (used, ~used):  # apart, so that rows of weight 0 change no batch of the others
+            if part.any():
+                embeddings[part] = self._embed(run, encoder, rows.where(part).tokens, "typicality")
+        prototypes, shares = class_domain_prototypes(
+            embeddings[used],
+            rows.labels[used],
+            rows.domains[used],
+            n_classes=n_classes,
+            n_domains=n_domains,
+            sample_weight=rows.sample_weight[used],
+            n_prototypes=self.n_prototypes,
+            random_state=run.derive("prototypes"),
+        )
+        own, cross = similarities(embeddings, rows.labels, rows.domains, prototypes, shares)
+        t = typicality(own, cross, self.typicality_balance)
+        history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
+        return t, {
+            "prototypes_": prototypes[:, :, 0] if self.n_prototypes == 1 else prototypes,
+            "prototype_shares_": shares,
+            "own_similarity_": own,
+            "cross_similarity_": cross,
+            "typicality_": t,
+        }
+
+    def _meta_fine_tune(
+        self,
+        run: _Run,
+        encoder: torch.nn.Module,
+        rows: _Rows,
+        t: NDArray[np.float64],
+        classes: NDArray[Any],
+        names: NDArray[Any],
+        layers: list[int],
+        history: list[dict[str, Any]],
+    ) -> FineTuningNet:
+        """Stage 2: the meta-learner."""
+        with run.generators("label head"):
+            module = TextClassifier(encoder, len(classes), self.pooling)
+        corruption_weight = self.corruption_weight if len(names) > 1 else 0.0
+        columns, redraw = {}, {}
+        if corruption_weight > 0:
+            with run.generators("corruption head"):
+                hidden = encoder.config.hidden_size
+                module.corruption_head = CorruptionHead(hidden, len(names), layers)
+            columns["domain"] = rows.domains
+            redraw["corrupted"] = partial(
+                draw_corrupted_labels,
+                rows.domains,
+                n_domains=len(names),
+                method=self.corruption_labels,
+            )
+        balance = balance_classes(self.class_weight, rows.labels, rows.sample_weight, classes)
+        weight = normalized_weights(t, rows.sample_weight, balance)
+        epochs = self.meta_epochs
+        if epochs == "auto":
+            epochs = auto_epochs(len(weight), self.batch_size, **META_EPOCHS)
+        net = fine_tune(
+            module,
+            TrainingRows(rows.tokens, rows.labels, weight, columns, redraw),
+            partial(MetaFineTuningLoss, corruption_weight),
+            run.settings(self.learning_rate),
+            epochs=epochs,
+            seed=run.derive("meta"),
+            description="meta fine-tuning",
+        )
+        history.extend({"stage": "meta", "epochs": epochs, **r} for r in epoch_records(net))
+        return net
+
+    def _adapt(
+        self,
+        run: _Run,
+        module: TextClassifier,
+        rows: _Rows,
+        classes: NDArray[Any],
+        name: Any,
+        history: list[dict[str, Any]],
+    ) -> dict[str, torch.Tensor]:
+        """Stage 3 for one domain: the tensors that its model has in place of the meta-learner's."""
+        entry = {"stage": "adaptation", "domain": name}
+        if not can_adapt(rows.labels):
+            history.append({**entry, "epochs": 0})
+            if self.verbose:
+                print(f"domain {name!r}: one class only, served by the meta-learner")
+            return {}
+        start = time.perf_counter()
+        balance = balance_classes(self.class_weight, rows.labels, rows.sample_weight, classes)
+        weight = normalized_weights(rows.sample_weight, balance)
+        epochs = self.adaptation_epochs
+        if epochs == "auto":
+            epochs = auto_epochs(len(weight), self.batch_size, **ADAPTATION_EPOCHS)
+        tensors, net = adapt_to_domain(
+            module,
+            TrainingRows(rows.tokens, rows.labels, weight),
+            run.settings(self.adaptation_learning_rate or self.learning_rate),
+            method=self.adaptation,
+            epochs=epochs,
+            seed=run.derive(f"adaptation {name}"),
+        )
+        history.extend({**entry, "epochs": epochs, **r} for r in epoch_records(net))
+        if self.verbose:
+            print(
+                f"domain {name!r}: adapted on {len(weight)} rows in {epochs} epochs, "
+                f"loss {history[-1]['label_loss']:.3f}, {time.perf_counter() - start:.1f} s"
+            )
+        return tensors
+
+    # ------------------------------------------------------------ prediction
+
+    def decision_function(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+        """Logits of every row: of its domain's own model where `domains` names one, else of the meta-learner.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        domains : array-like of shape (n_samples,), scalar, or None, default=None
+            A scalar stands for all rows. Without domains, and for None, NaN and unseen domains under
+            ``unknown_domain="meta"``, the meta-learner answers.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes, the logit of ``classes_[1]`` less that of ``classes_[0]``.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError, TypeError
+            If X or domains are not as described, or a domain is unknown under ``unknown_domain="error"``.
+        """
+        logits = self._logits(X, domains)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+        """Probability of every class: softmax of the logits.
+
+        Parameters
+        ----------
+        X, domains : as in `decision_function`
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Columns in the order of `classes_`.
+        """
+        logits = self._logits(X, domains)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any, domains: Any = None) -> NDArray[Any]:
+        """The most probable class of every row.
+
+        Parameters
+        ----------
+        X, domains : as in `decision_function`
+
+        Returns
+        -------
+        ndarray, shape (n_samples,)
+            Members of `classes_`.
+        """
+        return self.classes_[self._logits(X, domains).argmax(axis=1)]
+
+    def score(
+        self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Accuracy of ``predict(X, domains)``.
+
+        Parameters
+        ----------
+        X, domains : as in `decision_function`
+        y : array-like, shape (n_samples,)
+        sample_weight : array-like, shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+        """
+        return accuracy_score(y, self.predict(X, domains), sample_weight=sample_weight)
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Pooled embeddings of the meta-learner.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            A domain column in it is not read.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples, hidden)
+        """
+        check_is_fitted(self)
+        tokens, _ = self._tokenize(X)
+        return self._embed(_Run.start(self, self.seed_), self.net_.module_.encoder, tokens)
+
+    def typicality(self, X: Any, y: ArrayLike, domains: Any = None) -> NDArray[np.float64]:
+        """Typicality of labelled rows against the fitted prototypes (paper, section 3.2).
+
+        It needs the *pre-trained* encoder, which a fitted estimator does not hold: its weights are loaded again and
+        their sha256 is compared with that of `fit`. A row of the training set gets its value in `typicality_`.
+
+        Parameters
+        ----------
+        X : as in `fit`
+        y : array-like, shape (n_samples,)
+            Labels among `classes_`.
+        domains : array-like of shape (n_samples,), scalar, or None, default=None
+            For a domain without prototypes (None among them) the similarities to all domains count alike.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples,)
+            In [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            If the estimator was fitted with ``typicality_weighting=False``, `y` has an unknown label, or the
+            encoder's weights are no longer those of `fit`.
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "prototypes_"):
+            raise ValueError(
+                "typicality_weighting=False leaves out stage 1, so there are no prototypes; fit with "
+                "typicality_weighting=True."
+            )
+        tokens, column = self._tokenize(X)
+        if domains is None and column is None:
+            given = np.full(len(tokens), None)
+        else:
+            given = read_domains(
+                domains, column, X, len(tokens), self.domain_column, allow_missing=True
+            )
+        source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
+        if source.sha256 != self.encoder_source_.sha256:
+            raise ValueError(
+                f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}, but those of fit "
+                f"had {self.encoder_source_.sha256}; restore them or fit again."
+            )
+        run = _Run.start(self, self.seed_)
+        embeddings = self._embed(run, run.load(source), tokens)
+        prototypes = self.prototypes_
+        own, cross = similarities(
+            embeddings,
+            self._known_labels(y, len(tokens)),
+            positions(given, self.domains_),
+            prototypes.reshape(*self.prototype_shares_.shape, -1),
+            self.prototype_shares_,
+        )
+        return typicality(own, cross, self.typicality_balance)
+
+    def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        tokens, column = self._tokenize(X)
+        given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
+        meta_learner = self.net_.module_
+        groups = {None: np.arange(len(tokens))}
+        if given is not None:
+            known = [*self.domains_.tolist(), *self.adapted_weights_]
+            where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
+            unknown = np.flatnonzero(where < 0)
+            if self.unknown_domain == "error" and len(unknown):
+                raise ValueError(
+                    f"domains: row {unknown[0]} is {given[unknown[0]]!r}, which was neither in fit nor given to adapt "
+                    f"(known: {[*dict.fromkeys(known)]}); adapt to it first, or set unknown_domain='meta' to have the "
+                    "meta-learner answer."
+                )
+            own = np.array([d if d in self.adapted_weights_ else None for d in given.tolist()], dtype=object)
+            groups = {d: np.flatnonzero(own == d) for d in {*own.tolist()}}
+        run = _Run.start(self, self.seed_)
+        logits = np.empty((len(tokens), len(self.classes_)))
+        for domain, rows in groups.items():
+            module = meta_learner.to(run.device)
+            if domain is not None:
+                module = with_tensors(module, self.adapted_weights_[domain])
+            logits[rows] = run_in_batches(
+                module.label_logits,
+                tokens.subset(rows),
+                width=logits.shape[1],
+                batch_size=self.batch_size,
+                device=run.device,
+                dtype=run.dtype,
+            )
+        return logits
+
+    def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
+        X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
+        texts, column, _ = read_texts(X, self.domain_column)
+        if isinstance(texts[0], tuple) != self.is_pair_:
+            now, then = ("pairs", "single texts") if not self.is_pair_ else ("single texts", "pairs")
+            raise ValueError(f"X holds {now}, but the estimator was fitted on {then}; pass {then}.")
+        token_types = reads_token_types(self.net_.module_.encoder)
+        return tokenize(self.tokenizer_, texts, self.max_length, token_types), column
+
+    def _known_labels(self, y: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+        y = read_labels(y, n_rows)
+        labels = positions(y, self.classes_)
+        if (labels < 0).any():
+            raise ValueError(
+                f"y has labels that fit did not see: {sorted(set(y[labels < 0].tolist()))}; expected "
+                f"members of classes_={self.classes_.tolist()}."
+            )
+        return labels
+
+    def _embed(
+        self, run: _Run, encoder: torch.nn.Module, tokens: TokenizedTexts, description: str = ""
+    ) -> NDArray[np.float32]:
+        encoder = encoder.to(run.device).eval()
+        return run_in_batches(
+            lambda **batch: pool(
+                encoder(**batch).last_hidden_state, batch["attention_mask"], self.pooling
+            ),
+            tokens,
+            width=encoder.config.hidden_size,
+            batch_size=self.batch_size,
+            device=run.device,
+            dtype=run.dtype,
+            description=description if self.verbose else "",
+        )
+
+    def _check_parameters(self) -> None:
+        self._validate_params()
+        layers = np.asarray(self.corruption_layers)
+        if layers.ndim != 1 or not len(layers) or layers.dtype.kind not in "iu":
+            raise ValueError(
+                f"corruption_layers={self.corruption_layers!r}; expected one or more layer numbers, such as (-1,)."
+            )
+        for callback in self.callbacks or []:
+            if not isinstance(callback[-1] if isinstance(callback, tuple) else callback, Callback):
+                raise ValueError(
+                    f"callbacks has {callback!r}; expected instances of skorch.callbacks.Callback, "
+                    "or (name, callback)."
+                )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False  # pairs are two columns of text; numbers are not accepted
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Device, precision and seed of one call."""
+
+    estimator: MetaFineTunedClassifier
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+
+    @classmethod
+    def start(cls, estimator: MetaFineTunedClassifier, seed: int | None = None) -> _Run:
+        device = resolve_device(estimator.device)
+        if seed is None and estimator.random_state is None:  # numpy's global generator is not ours
+            seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+        elif seed is None:
+            seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
+        return cls(estimator, device, resolve_precision(estimator.precision, device), seed)
+
+    def derive(self, purpose: str) -> int:
+        """A seed of its own for every purpose, so that one stage's draws do not shift another's."""
+        digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
+        return int.from_bytes(digest[:4], "little") >> 1
+
+    def generators(self, purpose: str) -> AbstractContextManager[None]:
+        return isolated_generators(self.derive(purpose), self.device)
+
+    def load(self, source: EncoderSource) -> torch.nn.Module:
+        with self.generators("encoder"):
+            return load_encoder(source)
+
+    def settings(self, learning_rate: float) -> TrainingSettings:
+        e = self.estimator
+        return TrainingSettings(
+            learning_rate=learning_rate,
+            batch_size=e.batch_size,
+            weight_decay=e.weight_decay,
+            warmup_ratio=e.warmup_ratio,
+            max_grad_norm=e.max_grad_norm,
+            callbacks=e.callbacks,
+            device=self.device,
+            dtype=self.dtype,
+            verbose=e.verbose,
+        )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Tokenized rows with labels and domains as numbers."""
+
+    tokens: TokenizedTexts
+    labels: NDArray[np.int64]
+    domains: NDArray[np.int64]
+    sample_weight: NDArray[np.float64]
+
+    def where(self, mask: NDArray[np.bool_]) -> _Rows:
+        rows = np.flatnonzero(mask)
+        return _Rows(
+            self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows]
+        )

