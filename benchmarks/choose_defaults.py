@@ -1,0 +1,135 @@
+"""How the default learning_rate and the rules of "auto" epochs were chosen: repeated random sub-sampling validation.
+
+Every cell draws a few-shot training set from a task's training pool (never from its frozen test rows), fits, and scores
+other rows of the pool. One JSON file a cell; finished cells are skipped, so that a stop loses nothing.
+
+    python benchmarks/choose_defaults.py meta          # learning rate x optimiser steps of stage 2
+    python benchmarks/choose_defaults.py adaptation    # learning rate x epochs of stage 3, from one meta-learner
+    python benchmarks/choose_defaults.py report        # writes results/choose_defaults.md
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+from tasks import HERE, draw, machine, split
+
+from skmft import MetaFineTunedClassifier
+
+CELLS = HERE / "cells" / "choose_defaults"
+BATCH = 32
+VALIDATION_PER_DOMAIN = 200
+META_GRID = {
+    # task, rows a domain, seeds, learning rates, steps
+    ("snippets", 50): (3, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
+    ("amazon", 50): (2, (3e-5, 6e-5, 1.2e-4), (40, 80)),
+    ("snippets", 16): (3, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
+    ("amazon", 16): (2, (3e-5, 6e-5, 1.2e-4), (40, 80)),
+}
+ADAPTATION_GRID = {
+    # task, rows a domain, seeds, learning rates, epochs
+    ("snippets", 16): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
+    ("snippets", 50): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
+    ("snippets", 200): (3, (5e-6, 2e-5, 6e-5), (2, 6)),
+    ("amazon", 50): (3, (5e-6, 2e-5, 6e-5), (2, 6)),
+}
+
+
+def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    pool, _ = split(task)
+    train, rest = draw(pool, per_domain, seed)
+    return train, rest.groupby("domain").sample(VALIDATION_PER_DOMAIN, random_state=seed)
+
+
+def save(name: str, cell: dict) -> None:
+    CELLS.mkdir(parents=True, exist_ok=True)
+    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine()}))
+    print(name, cell, flush=True)
+
+
+def run_meta() -> None:
+    for (task, shots), (seeds, rates, steps) in META_GRID.items():
+        for seed, rate, n_steps in itertools.product(range(seeds), rates, steps):
+            name = f"meta-{task}-{shots}-{seed}-{rate}-{n_steps}"
+            if (CELLS / f"{name}.json").exists():
+                continue
+            train, valid = rows(task, shots, seed)
+            epochs = math.ceil(n_steps / math.ceil(len(train) / BATCH))
+            start = time.perf_counter()
+            clf = MetaFineTunedClassifier(
+                learning_rate=rate, meta_epochs=epochs, adaptation=None, batch_size=BATCH, random_state=seed
+            )
+            clf.fit(train["text"], train["y"], domains=train["domain"])
+            cell = {"task": task, "shots": shots, "seed": seed, "learning_rate": rate, "steps": n_steps}
+            cell["accuracy"] = clf.score(valid["text"], valid["y"])
+            save(name, {**cell, "seconds": time.perf_counter() - start})
+
+
+def run_adaptation() -> None:
+    for (task, shots), (seeds, rates, epochs) in ADAPTATION_GRID.items():
+        for seed in range(seeds):
+            name = f"adaptation-{task}-{shots}-{seed}"
+            if (CELLS / f"{name}.json").exists():
+                continue
+            train, valid = rows(task, shots, seed)
+            clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
+            clf.fit(train["text"], train["y"], domains=train["domain"])
+            results = {"meta": clf.score(valid["text"], valid["y"])}
+            grid = [("full", r, e) for r, e in itertools.product(rates, epochs)] + [("head", 1e-3, 6)]
+            for method, rate, n_epochs in grid:
+                clf.set_params(
+                    adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs
+                )
+                for domain, own in train.groupby("domain"):
+                    clf.adapt(own["text"], own["y"], domain)
+                score = clf.score(valid["text"], valid["y"], domains=valid["domain"])
+                results[f"{method} {rate:g} x {n_epochs}"] = score
+            save(name, {"task": task, "shots": shots, "seed": seed, "results": results})
+
+
+def report() -> None:
+    cells = [json.loads(p.read_text()) | {"kind": p.name.split("-")[0]} for p in sorted(CELLS.glob("*.json"))]
+    meta = pd.DataFrame([c for c in cells if c["kind"] == "meta"])
+    lines = [
+        "# How the defaults were chosen",
+        "",
+        "Made by `python benchmarks/choose_defaults.py meta`, `adaptation`, `report`. Mean accuracy in percent on "
+        f"{VALIDATION_PER_DOMAIN} validation rows a domain, drawn like the training rows from the training pools; the "
+        f"frozen test rows took no part. Encoder all-MiniLM-L6-v2, batch {BATCH}. Machine: {cells[0]['machine']}.",
+        "",
+        "## Stage 2: learning rate and optimiser steps (meta-learner, no adaptation)",
+        "",
+    ]
+    table = meta.pivot_table(index=["learning_rate", "steps"], columns=["task", "shots"], values="accuracy") * 100
+    counts = meta.groupby(["task", "shots"])["seed"].nunique()
+    names = [f"{t}, {s} a domain ({counts[t, s]} seeds)" for t, s in table.columns]
+    lines += ["| learning_rate | steps | " + " | ".join(names) + " | mean |", "| --- " * (len(names) + 3) + "|"]
+    for (rate, steps), row in table.iterrows():
+        values = ["" if math.isnan(v) else f"{v:.1f}" for v in row]
+        mean = "" if row.isna().any() else f"{row.mean():.1f}"
+        lines.append(f"| {rate:g} | {steps} | " + " | ".join(values) + f" | {mean} |")
+    lines += ["", "## Stage 3: adapted model less meta-learner, in points (mean, standard error)", ""]
+    adapted = [c for c in cells if c["kind"] == "adaptation"]
+    keys = sorted({(c["task"], c["shots"]) for c in adapted})
+    names = [f"{t}, {s} a domain ({sum((c['task'], c['shots']) == (t, s) for c in adapted)} seeds)" for t, s in keys]
+    lines += ["| method, learning rate x epochs | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for setting in adapted[0]["results"] if adapted else []:
+        columns = []
+        for key in keys:
+            own = [c["results"] for c in adapted if (c["task"], c["shots"]) == key]
+            change = 100 * np.array([r[setting] - (r["meta"] if setting != "meta" else 0) for r in own])
+            error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else float("nan")
+            columns.append(f"{change.mean():.1f}" if setting == "meta" else f"{change.mean():+.1f} ± {error:.1f}")
+        lines.append(f"| {setting} | " + " | ".join(columns) + " |")
+    (HERE / "results" / "choose_defaults.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    {"meta": run_meta, "adaptation": run_adaptation, "report": report}[sys.argv[1]]()
