@@ -308,7 +308,7 @@ class MetaFineTunedClassifier(
         name = read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain").tolist()[0]
         if not can_adapt(labels):
             raise ValueError(
-                f"y has one class only, {self.classes_[labels[0]]!r}; adapting needs examples of at least two of "
+                f"y has one class only, {self.classes_.tolist()[labels[0]]!r}; adapting needs examples of at least two of "
                 f"classes_={self.classes_.tolist()}."
             )
         rows = _Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
@@ -494,7 +494,8 @@ class MetaFineTunedClassifier(
         ndarray, shape (n_samples,)
             Members of `classes_`.
         """
-        return self.classes_[self._logits(X, domains).argmax(axis=1)]
+        best = self._logits(X, domains).argmax(axis=1)
+        return self.classes_[best]
 
     def score(
         self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None
@@ -597,12 +598,12 @@ class MetaFineTunedClassifier(
             unknown = np.flatnonzero(where < 0)
             if self.unknown_domain == "error" and len(unknown):
                 raise ValueError(
-                    f"domains: row {unknown[0]} is {given[unknown[0]]!r}, which was neither in fit nor given to adapt "
+                    f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which was neither in fit nor given to adapt "
                     f"(known: {[*dict.fromkeys(known)]}); adapt to it first, or set unknown_domain='meta' to have the "
                     "meta-learner answer."
                 )
-            own = np.array([d if d in self.adapted_weights_ else None for d in given.tolist()], dtype=object)
-            groups = {d: np.flatnonzero(own == d) for d in {*own.tolist()}}
+            own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
+            groups = {d: np.flatnonzero([o == d for o in own]) for d in dict.fromkeys(own)}
         run = _Run.start(self, self.seed_)
         logits = np.empty((len(tokens), len(self.classes_)))
         for domain, rows in groups.items():

