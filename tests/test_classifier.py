@@ -111,7 +111,8 @@ def test_weight_zero_of_corruption_equals_a_run_without_the_head(make, data, mon
     assert without.net_.module_.corruption_head is None
 
     def always_with_a_head(encoder, n_classes, pooling):
-        module = TextClassifier(encoder, n_classes, pooling, CorruptionHead(32, 2, [2]))
+        module = TextClassifier(encoder, n_classes, pooling)
+        module.corruption_head = CorruptionHead(32, 2, [2])
         heads.append(copy.deepcopy(module.corruption_head))
         return module
 
