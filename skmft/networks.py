@@ -161,7 +161,10 @@ def _quiet() -> Iterator[None]:
 
 
 def load_encoder(source: EncoderSource) -> nn.Module:
-    """Load the weights of an encoder in float32, without its pooler.
+    """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
+
+    Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
+    a third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
 
     Parameters
     ----------
@@ -172,11 +175,16 @@ def load_encoder(source: EncoderSource) -> nn.Module:
     transformers.PreTrainedModel
         In evaluation mode, on the CPU.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     with _quiet():
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
         encoder = AutoModel.from_pretrained(
             source.folder,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
