@@ -82,9 +82,7 @@ def run_adaptation() -> None:
             results = {"meta": clf.score(valid["text"], valid["y"])}
             grid = [("full", r, e) for r, e in itertools.product(rates, epochs)] + [("head", 1e-3, 6)]
             for method, rate, n_epochs in grid:
-                clf.set_params(
-                    adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs
-                )
+                clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
                 for domain, own in train.groupby("domain"):
                     clf.adapt(own["text"], own["y"], domain)
                 score = clf.score(valid["text"], valid["y"], domains=valid["domain"])

@@ -110,7 +110,7 @@ def main() -> None:
         "skmft stage 1 (fit up to stage 2)": typicality,
     }
     rates: dict[str, list[float]] = {name: [] for name in inference}
-    for name, call in inference.items():  # warm up
+    for call in inference.values():  # warm up
         call()
         fitted.set_params(precision="auto")
     for _ in range(args.repeats):
@@ -138,9 +138,7 @@ def main() -> None:
             median = statistics.median(values)
             ratio = median / statistics.median(table[base])
             prefix = "training: " if table is train_rates else ""
-            lines.append(
-                f"| {prefix}{name} | {median:.1f} ({min(values):.1f} to {max(values):.1f}) | {ratio:.2f} |"
-            )
+            lines.append(f"| {prefix}{name} | {median:.1f} ({min(values):.1f} to {max(values):.1f}) | {ratio:.2f} |")
     agreement = np.abs(
         fitted.set_params(precision="float32").transform(X[:200])
         - MetaFineTunedClassifier.transform(fitted.set_params(precision="auto"), X[:200])

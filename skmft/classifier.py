@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 import warnings
 from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import (
     BaseEstimator,
@@ -22,18 +16,12 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
-from .adaptation import adapt_to_domain, can_adapt
-from .corruption import (
-    CORRUPTION_LABELS,
-    CorruptionHead,
-    MetaFineTuningLoss,
-    draw_corrupted_labels,
-)
+from .adaptation import can_adapt
+from .corruption import CORRUPTION_LABELS
 from .encoding import TokenizedTexts, tokenize
 from .inputs import (
     balance_classes,
@@ -46,38 +34,17 @@ from .inputs import (
 )
 from .networks import (
     DEFAULT_MODEL,
-    EncoderSource,
-    TextClassifier,
     find_encoder,
     layer_indices,
-    load_encoder,
     load_tokenizer,
-    pool,
     reads_token_types,
     with_tensors,
 )
-from .training import (
-    FineTuningNet,
-    TrainingRows,
-    TrainingSettings,
-    auto_epochs,
-    epoch_records,
-    fine_tune,
-    isolated_generators,
-    resolve_device,
-    resolve_precision,
-    run_in_batches,
-)
-from .typicality import class_domain_prototypes, normalized_weights, similarities, typicality
-
-# The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
-META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
-ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 10}
+from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
+from .typicality import similarities, typicality
 
 
-class MetaFineTunedClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
-):
+class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
 
     `fit` runs the three stages of the paper: it scores how typical every row is of its class across domains; it fine-tunes
@@ -117,7 +84,7 @@ class MetaFineTunedClassifier(
     adaptation : {"full", "head", None}, default="full"
         Stage 3: train encoder and head for each domain, the head alone, or leave it out.
     adaptation_epochs : int or "auto", default="auto"
-        Epochs of stage 3. 
+        Epochs of stage 3.
     adaptation_learning_rate : float, default=None
         Peak learning rate of stage 3; `learning_rate` if None.
     learning_rate : float, default=5e-5
@@ -362,7 +329,7 @@ class MetaFineTunedClassifier(
             )
         balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
         source = find_encoder(self.model)
-        run = _Run.start(self)
+        run = Run.start(self)
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
@@ -376,26 +343,24 @@ class MetaFineTunedClassifier(
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
-        rows = _Rows(
+        rows = Rows(
             tokenize(tokenizer, texts, self.max_length, reads_token_types(encoder)),
             positions(y, classes),
             positions(domains, names),
             sample_weight,
         )
         history: list[dict[str, Any]] = []
-        t, stage1 = self._score_typicality(run, encoder, rows, len(classes), len(names), history)
-        net = self._meta_fine_tune(
-            run, encoder, rows.where(used), t[used], classes, names, layers, history
-        )
+        t, stage1 = score_typicality(run, encoder, rows, len(classes), len(names), history)
+        net = meta_fine_tune(run, encoder, rows.where(used), t[used], classes, names, layers, history)
         adapted = {}
         if self.adaptation is not None and not no_domains:
             for k, name in enumerate(names.tolist()):
                 own = rows.where(used & (rows.domains == k))
-                tensors = self._adapt(run, net.module_, own, classes, name, history)
+                tensors = adapt_domain(run, net.module_, own, classes, name, history)
                 if tensors:
                     adapted[name] = tensors
 
-        vars(self).update(stage1)
+        self.__dict__.update(stage1)
         if columns is not None or getattr(X, "ndim", 1) == 2:
             self.n_features_in_ = 2 if isinstance(texts[0], tuple) else 1
         if columns is not None:
@@ -442,139 +407,18 @@ class MetaFineTunedClassifier(
         labels = self._known_labels(y, len(tokens))
         if hasattr(domain, "__len__") and not isinstance(domain, str):
             raise ValueError(f"domain={domain!r}; expected one name (str, int or bool) for all rows.")
-        name = read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain").tolist()[0]
+        [name] = np.asarray(read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain")).tolist()
         if not can_adapt(labels):
             raise ValueError(
                 f"y has one class only, {self.classes_.tolist()[labels[0]]!r}; adapting needs examples of at least two of "
                 f"classes_={self.classes_.tolist()}."
             )
-        rows = _Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
+        rows = Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
         history = list(self.history_)
-        run = _Run.start(self, self.seed_)
-        tensors = self._adapt(run, self.net_.module_, rows, self.classes_, name, history)
+        run = Run.start(self, self.seed_)
+        tensors = adapt_domain(run, self.net_.module_, rows, self.classes_, name, history)
         self.adapted_weights_, self.history_ = {**self.adapted_weights_, name: tensors}, history
         return self
-
-    def _score_typicality(
-        self,
-        run: _Run,
-        encoder: torch.nn.Module,
-        rows: _Rows,
-        n_classes: int,
-        n_domains: int,
-        history: list[dict[str, Any]],
-    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Stage 1: t of every row, and the fitted attributes that belong to it."""
-        if not self.typicality_weighting:
-            return np.ones(len(rows.labels)), {}
-        start = time.perf_counter()
-        used = rows.sample_weight > 0
-        embeddings = np.zeros((len(used), encoder.config.hidden_size), dtype=np.float32)
-        for part in (used, ~used):  # apart, so that rows of weight 0 change no batch of the others
-            if part.any():
-                embeddings[part] = self._embed(run, encoder, rows.where(part).tokens, "typicality")
-        prototypes, shares = class_domain_prototypes(
-            embeddings[used],
-            rows.labels[used],
-            rows.domains[used],
-            n_classes=n_classes,
-            n_domains=n_domains,
-            sample_weight=rows.sample_weight[used],
-            n_prototypes=self.n_prototypes,
-            random_state=run.derive("prototypes"),
-        )
-        own, cross = similarities(embeddings, rows.labels, rows.domains, prototypes, shares)
-        t = typicality(own, cross, self.typicality_balance)
-        history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
-        return t, {
-            "prototypes_": prototypes[:, :, 0] if self.n_prototypes == 1 else prototypes,
-            "prototype_shares_": shares,
-            "own_similarity_": own,
-            "cross_similarity_": cross,
-            "typicality_": t,
-        }
-
-    def _meta_fine_tune(
-        self,
-        run: _Run,
-        encoder: torch.nn.Module,
-        rows: _Rows,
-        t: NDArray[np.float64],
-        classes: NDArray[Any],
-        names: NDArray[Any],
-        layers: list[int],
-        history: list[dict[str, Any]],
-    ) -> FineTuningNet:
-        """Stage 2: the meta-learner."""
-        with run.generators("label head"):
-            module = TextClassifier(encoder, len(classes), self.pooling)
-        corruption_weight = self.corruption_weight if len(names) > 1 else 0.0
-        columns, redraw = {}, {}
-        if corruption_weight > 0:
-            with run.generators("corruption head"):
-                hidden = encoder.config.hidden_size
-                module.corruption_head = CorruptionHead(hidden, len(names), layers)
-            columns["domain"] = rows.domains
-            redraw["corrupted"] = partial(
-                draw_corrupted_labels,
-                rows.domains,
-                n_domains=len(names),
-                method=self.corruption_labels,
-            )
-        balance = balance_classes(self.class_weight, rows.labels, rows.sample_weight, classes)
-        weight = normalized_weights(t, rows.sample_weight, balance)
-        epochs = self.meta_epochs
-        if epochs == "auto":
-            epochs = auto_epochs(len(weight), self.batch_size, **META_EPOCHS)
-        net = fine_tune(
-            module,
-            TrainingRows(rows.tokens, rows.labels, weight, columns, redraw),
-            partial(MetaFineTuningLoss, corruption_weight),
-            run.settings(self.learning_rate),
-            epochs=epochs,
-            seed=run.derive("meta"),
-            description="meta fine-tuning",
-        )
-        history.extend({"stage": "meta", "epochs": epochs, **r} for r in epoch_records(net))
-        return net
-
-    def _adapt(
-        self,
-        run: _Run,
-        module: TextClassifier,
-        rows: _Rows,
-        classes: NDArray[Any],
-        name: Any,
-        history: list[dict[str, Any]],
-    ) -> dict[str, torch.Tensor]:
-        """Stage 3 for one domain: the tensors that its model has in place of the meta-learner's."""
-        entry = {"stage": "adaptation", "domain": name}
-        if not can_adapt(rows.labels):
-            history.append({**entry, "epochs": 0})
-            if self.verbose:
-                print(f"domain {name!r}: one class only, served by the meta-learner")
-            return {}
-        start = time.perf_counter()
-        balance = balance_classes(self.class_weight, rows.labels, rows.sample_weight, classes)
-        weight = normalized_weights(rows.sample_weight, balance)
-        epochs = self.adaptation_epochs
-        if epochs == "auto":
-            epochs = auto_epochs(len(weight), self.batch_size, **ADAPTATION_EPOCHS)
-        tensors, net = adapt_to_domain(
-            module,
-            TrainingRows(rows.tokens, rows.labels, weight),
-            run.settings(self.adaptation_learning_rate or self.learning_rate),
-            method=self.adaptation,
-            epochs=epochs,
-            seed=run.derive(f"adaptation {name}"),
-        )
-        history.extend({**entry, "epochs": epochs, **r} for r in epoch_records(net))
-        if self.verbose:
-            print(
-                f"domain {name!r}: adapted on {len(weight)} rows in {epochs} epochs, "
-                f"loss {history[-1]['label_loss']:.3f}, {time.perf_counter() - start:.1f} s"
-            )
-        return tensors
 
     # ------------------------------------------------------------ prediction
 
@@ -634,9 +478,7 @@ class MetaFineTunedClassifier(
         best = self._logits(X, domains).argmax(axis=1)
         return self.classes_[best]
 
-    def score(
-        self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None
-    ) -> float:
+    def score(self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.
 
         Parameters
@@ -665,7 +507,7 @@ class MetaFineTunedClassifier(
         """
         check_is_fitted(self)
         tokens, _ = self._tokenize(X)
-        return self._embed(_Run.start(self, self.seed_), self.net_.module_.encoder, tokens)
+        return Run.start(self, self.seed_).embed(self.net_.module_.encoder, tokens)
 
     def typicality(self, X: Any, y: ArrayLike, domains: Any = None) -> NDArray[np.float64]:
         """Typicality of labelled rows against the fitted prototypes (paper, section 3.2).
@@ -700,24 +542,21 @@ class MetaFineTunedClassifier(
             )
         tokens, column = self._tokenize(X)
         if domains is None and column is None:
-            given = np.full(len(tokens), None)
-        else:
-            given = read_domains(
-                domains, column, X, len(tokens), self.domain_column, allow_missing=True
-            )
+            domains = np.full(len(tokens), None)
+        given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
         source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
         if source.sha256 != self.encoder_source_.sha256:
             raise ValueError(
                 f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}, but those of fit "
                 f"had {self.encoder_source_.sha256}; restore them or fit again."
             )
-        run = _Run.start(self, self.seed_)
-        embeddings = self._embed(run, run.load(source), tokens)
+        run = Run.start(self, self.seed_)
+        embeddings = run.embed(run.load(source), tokens)
         prototypes = self.prototypes_
         own, cross = similarities(
             embeddings,
             self._known_labels(y, len(tokens)),
-            positions(given, self.domains_),
+            positions(np.asarray(given), self.domains_),
             prototypes.reshape(*self.prototype_shares_.shape, -1),
             self.prototype_shares_,
         )
@@ -741,20 +580,13 @@ class MetaFineTunedClassifier(
                 )
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
             groups = {d: np.flatnonzero([o == d for o in own]) for d in dict.fromkeys(own)}
-        run = _Run.start(self, self.seed_)
+        run = Run.start(self, self.seed_)
         logits = np.empty((len(tokens), len(self.classes_)))
         for domain, rows in groups.items():
             module = meta_learner.to(run.device)
             if domain is not None:
                 module = with_tensors(module, self.adapted_weights_[domain])
-            logits[rows] = run_in_batches(
-                module.label_logits,
-                tokens.subset(rows),
-                width=logits.shape[1],
-                batch_size=self.batch_size,
-                device=run.device,
-                dtype=run.dtype,
-            )
+            logits[rows] = run.batches(module.label_logits, tokens.subset(rows), logits.shape[1])
         return logits
 
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
@@ -776,22 +608,6 @@ class MetaFineTunedClassifier(
             )
         return labels
 
-    def _embed(
-        self, run: _Run, encoder: torch.nn.Module, tokens: TokenizedTexts, description: str = ""
-    ) -> NDArray[np.float32]:
-        encoder = encoder.to(run.device).eval()
-        return run_in_batches(
-            lambda **batch: pool(
-                encoder(**batch).last_hidden_state, batch["attention_mask"], self.pooling
-            ),
-            tokens,
-            width=encoder.config.hidden_size,
-            batch_size=self.batch_size,
-            device=run.device,
-            dtype=run.dtype,
-            description=description if self.verbose else "",
-        )
-
     def _check_parameters(self) -> None:
         self._validate_params()
         layers = np.asarray(self.corruption_layers)
@@ -802,8 +618,7 @@ class MetaFineTunedClassifier(
         for callback in self.callbacks or []:
             if not isinstance(callback[-1] if isinstance(callback, tuple) else callback, Callback):
                 raise ValueError(
-                    f"callbacks has {callback!r}; expected instances of skorch.callbacks.Callback, "
-                    "or (name, callback)."
+                    f"callbacks has {callback!r}; expected instances of skorch.callbacks.Callback, or (name, callback)."
                 )
 
     def __sklearn_tags__(self) -> Any:
@@ -813,64 +628,3 @@ class MetaFineTunedClassifier(
         tags.input_tags.two_d_array = False  # pairs are two columns of text; numbers are not accepted
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Device, precision and seed of one call."""
-
-    estimator: MetaFineTunedClassifier
-    device: torch.device
-    dtype: torch.dtype
-    seed: int
-
-    @classmethod
-    def start(cls, estimator: MetaFineTunedClassifier, seed: int | None = None) -> _Run:
-        device = resolve_device(estimator.device)
-        if seed is None and estimator.random_state is None:  # numpy's global generator is not ours
-            seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-        elif seed is None:
-            seed = int(check_random_state(estimator.random_state).randint(2**31 - 1))
-        return cls(estimator, device, resolve_precision(estimator.precision, device), seed)
-
-    def derive(self, purpose: str) -> int:
-        """A seed of its own for every purpose, so that one stage's draws do not shift another's."""
-        digest = hashlib.sha256(f"{self.seed} {purpose}".encode()).digest()
-        return int.from_bytes(digest[:4], "little") >> 1
-
-    def generators(self, purpose: str) -> AbstractContextManager[None]:
-        return isolated_generators(self.derive(purpose), self.device)
-
-    def load(self, source: EncoderSource) -> torch.nn.Module:
-        with self.generators("encoder"):
-            return load_encoder(source)
-
-    def settings(self, learning_rate: float) -> TrainingSettings:
-        e = self.estimator
-        return TrainingSettings(
-            learning_rate=learning_rate,
-            batch_size=e.batch_size,
-            weight_decay=e.weight_decay,
-            warmup_ratio=e.warmup_ratio,
-            max_grad_norm=e.max_grad_norm,
-            callbacks=e.callbacks,
-            device=self.device,
-            dtype=self.dtype,
-            verbose=e.verbose,
-        )
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Tokenized rows with labels and domains as numbers."""
-
-    tokens: TokenizedTexts
-    labels: NDArray[np.int64]
-    domains: NDArray[np.int64]
-    sample_weight: NDArray[np.float64]
-
-    def where(self, mask: NDArray[np.bool_]) -> _Rows:
-        rows = np.flatnonzero(mask)
-        return _Rows(
-            self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows]
-        )

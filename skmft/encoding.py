@@ -52,7 +52,7 @@ class TokenizedTexts:
         starts, lengths = self.offsets[rows], self.lengths[rows]
         real = np.arange(max(1, lengths.max())) < lengths[:, None]
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
-        columns = {"input_ids": (self.ids, self.pad_id)}
+        columns: dict[str, tuple[NDArray[Any], int]] = {"input_ids": (self.ids, self.pad_id)}
         if self.type_ids is not None:
             columns["token_type_ids"] = (self.type_ids, 0)
         out = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
@@ -69,16 +69,12 @@ class TokenizedTexts:
         return TokenizedTexts(
             np.concatenate([empty, *(self.ids[p] for p in pieces)]),
             np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64),
-            None
-            if self.type_ids is None
-            else np.concatenate([self.type_ids[:0], *(self.type_ids[p] for p in pieces)]),
+            None if self.type_ids is None else np.concatenate([self.type_ids[:0], *(self.type_ids[p] for p in pieces)]),
             self.pad_id,
         )
 
 
-def tokenize(
-    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool
-) -> TokenizedTexts:
+def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool) -> TokenizedTexts:
     """Tokenize texts or pairs, cut to `max_length` tokens, unpadded.
 
     Parameters
@@ -97,10 +93,11 @@ def tokenize(
     ids, types, lengths = [], [], [0]
     for start in range(0, len(texts), _ROWS_A_CALL):
         rows = texts[start : start + _ROWS_A_CALL]
+        args: list[list[Any]]
         if isinstance(rows[0], tuple):
-            args = ([r[0] for r in rows], [r[1] for r in rows])
+            args = [[r[0] for r in rows], [r[1] for r in rows]]
         else:
-            args = (list(rows),)
+            args = [list(rows)]
         encoded = tokenizer(
             *args,
             truncation=True,
@@ -122,9 +119,7 @@ def tokenize(
     )
 
 
-def bucketed_batches(
-    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Shuffled batches of rows of similar length.
 
     Rows are shuffled, cut into buckets of several batches, sorted inside each bucket by their length

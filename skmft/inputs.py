@@ -17,8 +17,7 @@ from sklearn.utils.validation import column_or_1d
 from .encoding import Text
 
 _FORMS = (
-    "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array "
-    "or a list of (str, str)"
+    "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array or a list of (str, str)"
 )
 
 
@@ -101,9 +100,7 @@ def order_columns(X: Any, columns: list[Hashable] | None, domain_column: Hashabl
         return X
     missing = [c for c in columns if c not in X.columns]
     if missing:
-        raise ValueError(
-            f"X lacks the column(s) {missing} that it had in fit; it has {list(X.columns)}."
-        )
+        raise ValueError(f"X lacks the column(s) {missing} that it had in fit; it has {list(X.columns)}.")
     has_domain = domain_column is not None and domain_column in X.columns
     return X[[*columns, *([domain_column] if has_domain else [])]]
 
@@ -141,9 +138,7 @@ def read_domains(
         If domains come twice, are of another length, miss, or are not str, int or bool.
     """
     if domains is not None and from_column is not None:
-        raise ValueError(
-            f"domains were given twice: by domains= and by domain_column={domain_column!r}; give one."
-        )
+        raise ValueError(f"domains were given twice: by domains= and by domain_column={domain_column!r}; give one.")
     if domains is None and from_column is None:
         if domain_column is None:
             return None
@@ -226,14 +221,10 @@ def read_sample_weight(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
     if weight.ndim == 0:
         weight = np.full(n_rows, float(weight))
     if weight.shape != (n_rows,):
-        raise ValueError(
-            f"sample_weight has shape {weight.shape}, but X has {n_rows} rows; expected ({n_rows},)."
-        )
+        raise ValueError(f"sample_weight has shape {weight.shape}, but X has {n_rows} rows; expected ({n_rows},).")
     if not np.isfinite(weight).all() or (weight < 0).any():
         row = int(np.flatnonzero(~np.isfinite(weight) | (weight < 0))[0])
-        raise ValueError(
-            f"sample_weight: row {row} is {weight[row]}; expected finite weights of 0 or more."
-        )
+        raise ValueError(f"sample_weight: row {row} is {weight[row]}; expected finite weights of 0 or more.")
     if not weight.any():
         raise ValueError("sample_weight is 0 for every row; give at least two classes a weight above 0.")
     return weight

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = {  # encoder name -> (package that carries it, folder inside it, sha256 of its weights)
     DEFAULT_MODEL: (
@@ -103,9 +105,7 @@ def _from_hub(name: str, revision: str | None, tried: list[str]) -> Path:
     try:
         with _quiet():
             return Path(
-                snapshot_download(
-                    name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP
-                )
+                snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP)
             )
     except Exception as error:
         raise ValueError(
@@ -160,7 +160,7 @@ def _quiet() -> Iterator[None]:
             hub_on()
 
 
-def load_encoder(source: EncoderSource) -> nn.Module:
+def load_encoder(source: EncoderSource) -> Encoder:
     """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
 
     Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
@@ -216,9 +216,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     with _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         tokenizer.backend_tokenizer.no_padding()
@@ -237,7 +235,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     return tokenizer
 
 
-def reads_token_types(encoder: nn.Module) -> bool:
+def reads_token_types(encoder: Encoder) -> bool:
     """Whether the encoder tells the two texts of a pair apart by token types."""
     takes = "token_type_ids" in inspect.signature(encoder.forward).parameters
     return takes and (getattr(encoder.config, "type_vocab_size", 0) or 0) > 1
@@ -289,17 +287,17 @@ class TextClassifier(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         n_classes: int,
         pooling: str = "mean",
         corruption_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(0.1)
         self.label_head = nn.Linear(encoder.config.hidden_size, n_classes)
-        self.corruption_head = corruption_head
+        self.corruption_head: Any = corruption_head
 
     def embed(
         self,
@@ -364,10 +362,8 @@ def with_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Modu
     Nothing is copied on the device where the tensors lie, and `module` is left alone, so many domains' models cost
     what differs between them.
     """
-    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    twin = copy.deepcopy(module, memo=dict(shared))
+    shared: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    twin = copy.deepcopy(module, memo=shared)
     device = next(module.parameters()).device
-    twin.load_state_dict(
-        {name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True
-    )
+    twin.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True)
     return twin.eval()

@@ -132,7 +132,7 @@ class TrainingRows(torch.utils.data.Dataset):
         redraw: Mapping[str, Redraw] | None = None,
     ) -> None:
         self.texts, self.y = texts, y
-        self.columns = {"weight": weight.astype(np.float32), **(columns or {})}
+        self.columns: dict[str, NDArray[Any]] = {"weight": weight.astype(np.float32), **(columns or {})}
         self.redraw = dict(redraw or {})
 
     def __len__(self) -> int:
@@ -163,7 +163,7 @@ class BucketedIterator:
         draws = np.random.default_rng([self.seed, self.epoch, 1])
         self.epoch += 1
         batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
-        columns = dict(data.columns)
+        columns: dict[str, NDArray[Any]] = dict(data.columns)
         columns.update({name: draw(batches, draws) for name, draw in data.redraw.items()})
         for rows in batches:
             batch = data.texts.batch(rows)
@@ -210,9 +210,7 @@ class ProgressLine(Callback):
 
         self.bar_ = tqdm(total=self.total, desc=self.description, unit="step")
 
-    def on_batch_end(
-        self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any
-    ) -> None:
+    def on_batch_end(self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
         self.bar_.set_postfix(loss=f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}", refresh=False)
         self.bar_.update()
 
@@ -256,7 +254,7 @@ class FineTuningNet(NeuralNet):
     def initialize_optimizer(self) -> FineTuningNet:
         named = [(n, p) for n, p in self.get_all_learnable_params() if p.requires_grad]
         _, kwargs = self.get_params_for_optimizer("optimizer", named)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for _, p in named if p.ndim > 1]},
             {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -271,9 +269,7 @@ class FineTuningNet(NeuralNet):
         with autocast(device, self.dtype), Float32Attention() if on_cpu else nullcontext():
             return self.module_(**inputs)
 
-    def get_loss(
-        self, y_pred: Any, y_true: torch.Tensor, X: Any = None, training: bool = False
-    ) -> torch.Tensor:
+    def get_loss(self, y_pred: Any, y_true: torch.Tensor, X: Any = None, training: bool = False) -> torch.Tensor:
         batch = {name: value.to(self.device) for name, value in X.items()}
         terms = self.criterion_(y_pred, y_true.to(self.device), batch)
         for name, value in terms.items():
@@ -337,9 +333,7 @@ def fine_tune(
     """
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
-    callbacks: list[Any] = [
-        ("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))
-    ]
+    callbacks: list[Any] = [("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))]
     if settings.max_grad_norm is not None:
         callbacks.append(("clip", GradientNormClipping(settings.max_grad_norm)))
     if settings.verbose and description:
@@ -380,9 +374,7 @@ def epoch_records(net: FineTuningNet) -> list[dict[str, float]]:
         sizes = [b["train_batch_size"] for b in batches]
         terms = [k for k in batches[0] if not k.startswith(("train_", "event_"))]
         record = {k: float(np.average([b[k] for b in batches], weights=sizes)) for k in terms}
-        records.append(
-            {"epoch": number, **record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]}
-        )
+        records.append({"epoch": number, **record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]})
     return records
 
 
@@ -421,9 +413,7 @@ def run_in_batches(
     if description:
         from tqdm.auto import tqdm
 
-        batches = tqdm(
-            batches, desc=description, unit="batch", total=math.ceil(len(texts) / batch_size)
-        )
+        batches = tqdm(batches, desc=description, unit="batch", total=math.ceil(len(texts) / batch_size))
     with autocast(device, dtype):
         for rows in batches:
             batch = {name: t.to(device) for name, t in texts.batch(rows).items()}

@@ -12,6 +12,7 @@ import pytest
 import reference
 import sklearn
 import torch
+from conftest import make_texts
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -22,8 +23,6 @@ from skorch.callbacks import Callback
 from skmft import MetaFineTunedClassifier
 from skmft.corruption import CorruptionHead
 from skmft.networks import TextClassifier, find_encoder, load_encoder, load_tokenizer
-
-from conftest import make_texts
 
 LAMBDAS = {"corruption_weight": [0, 0.1, 1]}
 
@@ -117,7 +116,7 @@ def test_weight_zero_of_corruption_equals_a_run_without_the_head(make, data, mon
         return module
 
     heads = []
-    monkeypatch.setattr("skmft.classifier.TextClassifier", always_with_a_head)
+    monkeypatch.setattr("skmft.stages.TextClassifier", always_with_a_head)
     with_head = make(corruption_weight=0).fit(X, y, domains=d)
     assert same(without, with_head)
     np.testing.assert_array_equal(without.predict_proba(X, domains=d), with_head.predict_proba(X, domains=d))
@@ -141,7 +140,7 @@ def test_history(fitted):
 def test_auto_epochs_are_in_the_history(make, data):
     X, y, d = data
     clf = make(meta_epochs="auto", adaptation_epochs="auto", batch_size=48).fit(X, y, domains=d)
-    from skmft.classifier import META_EPOCHS
+    from skmft.stages import META_EPOCHS
 
     meta = [h for h in clf.history_ if h["stage"] == "meta"]
     assert len(meta) == meta[0]["epochs"] == META_EPOCHS["min_steps"]
@@ -174,7 +173,7 @@ def test_adapt_on_the_rows_of_fit_gives_the_model_of_fit(fitted, data):
 
 
 def test_adapt_to_a_new_domain(fitted, data):
-    X, y, d = data
+    X, y, _ = data
     clf = copy.copy(fitted)
     clf.unknown_domain = "error"
     others = {k: fitted.predict_proba(X, domains=k) for k in ("books", "kitchen", None)}
@@ -188,7 +187,7 @@ def test_adapt_to_a_new_domain(fitted, data):
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_failing_adapt_leaves_the_estimator_as_it_was(fitted, data, failure):
-    X, y, d = data
+    X, y, _ = data
     clf = copy.copy(fitted)
     clf.callbacks = [RaisesAt(failure, 1)]
     before = pickle.dumps(vars(fitted))
@@ -201,7 +200,7 @@ def test_failing_adapt_leaves_the_estimator_as_it_was(fitted, data, failure):
         clf.adapt(X[:2], ["pos", "maybe"], "books")
     with pytest.raises(ValueError, match="expected one name"):
         clf.adapt(X[:2], ["pos", "neg"], ["books", "dvd"])
-    with pytest.raises(ValueError, match="domain: row 0 is 1.5"):
+    with pytest.raises(ValueError, match=r"domain: row 0 is 1\.5"):
         clf.adapt(X[:2], ["pos", "neg"], 1.5)
     clf.adaptation = None
     with pytest.raises(ValueError, match="adaptation=None leaves out stage 3"):
@@ -426,9 +425,7 @@ def test_grid_search_with_a_domain_column(spy, data):
     frame = pd.DataFrame({"text": X, "domain": d})
     search = GridSearchCV(spy.set_params(domain_column="domain"), LAMBDAS, cv=2, scoring="neg_log_loss").fit(frame, y)
     assert all_got_domains()
-    np.testing.assert_array_equal(
-        search.predict_proba(frame), search.best_estimator_.predict_proba(X, domains=d)
-    )
+    np.testing.assert_array_equal(search.predict_proba(frame), search.best_estimator_.predict_proba(X, domains=d))
 
 
 def test_grid_search_without_routing(spy, data):

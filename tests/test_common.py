@@ -8,13 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import text_checks
+from conftest import make_texts
 from sklearn.exceptions import SkipTestWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skmft import MetaFineTunedClassifier
-
-from conftest import make_texts
-
 
 with warnings.catch_warnings():  # scikit-learn tells, when it lists its checks, how many of them it skips
     warnings.simplefilter("ignore", SkipTestWarning)

@@ -158,9 +158,7 @@ def test_corruption_head_sees_real_tokens_of_its_layers_only(tiny_module):
     assert logits.shape == (2, 6, 2)
     altered = {**batch, "input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 29)}
     assert torch.allclose(logits, tiny_module(**altered)[1], atol=1e-6)
-    states = tiny_module.encoder(
-        batch["input_ids"], batch["attention_mask"], output_hidden_states=True
-    ).hidden_states
+    states = tiny_module.encoder(batch["input_ids"], batch["attention_mask"], output_hidden_states=True).hidden_states
     head, mask = tiny_module.corruption_head, batch["attention_mask"][..., None]
     for i, layer in enumerate(head.layers):  # layer l is hidden state l + 1
         pooled = (states[layer + 1] * mask).sum(1) / mask.sum(1)

@@ -47,8 +47,14 @@ CASES = [
     ({"sample_weight": np.ones(5)}, "sample_weight has shape (5,), but X has 48 rows"),
     ({"sample_weight": -np.ones(48)}, "sample_weight: row 0 is -1.0; expected finite weights of 0 or more"),
     ({"sample_weight": np.zeros(48)}, "sample_weight is 0 for every row"),
-    ({"params": {"corruption_weight": -0.1}}, "'corruption_weight' parameter of MetaFineTunedClassifier must be a float"),
-    ({"params": {"typicality_balance": 1.1}}, "'typicality_balance' parameter of MetaFineTunedClassifier must be a float"),
+    (
+        {"params": {"corruption_weight": -0.1}},
+        "'corruption_weight' parameter of MetaFineTunedClassifier must be a float",
+    ),
+    (
+        {"params": {"typicality_balance": 1.1}},
+        "'typicality_balance' parameter of MetaFineTunedClassifier must be a float",
+    ),
     ({"params": {"corruption_layers": (3,)}}, "layer 3 does not exist; the model has 3 layers, numbered 0 to 2"),
     ({"params": {"corruption_layers": (-4,)}}, "layer -4 does not exist"),
     ({"params": {"corruption_layers": ()}}, "corruption_layers=(); expected one or more layer numbers"),
@@ -98,11 +104,13 @@ def test_domain_column(make, data):
 def test_bad_input_to_a_fitted_estimator(fitted, data):
     import copy
 
-    X, y, d = data
+    X, _, _ = data
     clf = copy.copy(fitted)
     clf.unknown_domain = "error"
     text = message(lambda: clf.predict(X, domains=["books"] * 47 + ["garden"]))
-    assert "domains: row 47 is 'garden', which was neither in fit nor given to adapt (known: ['books', 'kitchen'])" in text
+    assert (
+        "domains: row 47 is 'garden', which was neither in fit nor given to adapt (known: ['books', 'kitchen'])" in text
+    )
     assert "row 0 is None" in message(lambda: clf.predict(X[:1], domains=[None]))
     assert "domains has shape (2,)" in message(lambda: clf.predict(X, domains=["books", "books"]))
     assert "X holds pairs, but the estimator was fitted on single texts" in message(

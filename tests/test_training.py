@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from conftest import make_texts
 from transformers import get_linear_schedule_with_warmup
 
 from skmft.corruption import MetaFineTuningLoss
@@ -21,8 +22,6 @@ from skmft.training import (
     resolve_precision,
     run_in_batches,
 )
-
-from conftest import make_texts
 
 CPU = torch.device("cpu")
 
@@ -219,3 +218,23 @@ def test_isolated_generators():
     assert draws() == expected
     with isolated_generators(7, CPU):
         assert torch.rand(1).item() == inside
+
+
+def test_float32_attention_agrees_and_is_left_behind():
+    from torch.nn.functional import scaled_dot_product_attention as attend
+
+    from skmft.training import Float32Attention
+
+    q, k, v = (torch.randn(2, 2, 9, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    keep = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+    for mask in (None, keep, torch.zeros(2, 1, 9, 9, dtype=torch.bfloat16).masked_fill(~keep, -1e4)):
+        exact_mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+        expected = attend(q.float(), k.float(), v.float(), attn_mask=exact_mask)
+        with torch.autocast("cpu", dtype=torch.bfloat16), Float32Attention():
+            out = attend(q, k, v, attn_mask=mask)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out, expected.bfloat16())
+    out.sum().backward()
+    assert q.grad.dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert attend(q.float(), k.float(), v.float()).dtype == torch.bfloat16  # no trace of it after the block

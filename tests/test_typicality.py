@@ -17,9 +17,7 @@ def rows(n_domains, n_classes=3, n=60, missing=False, seed=0):
 
 
 def ours(E, y, d, w, P, K, M, a):
-    c, s = class_domain_prototypes(
-        E, y, d, n_classes=M, n_domains=K, sample_weight=w, n_prototypes=P, random_state=0
-    )
+    c, s = class_domain_prototypes(E, y, d, n_classes=M, n_domains=K, sample_weight=w, n_prototypes=P, random_state=0)
     own, cross = similarities(E, y, d, c, s)
     return typicality(own, cross, a), c, s, own, cross
 
@@ -64,7 +62,7 @@ def test_three_prototypes_agree_with_reference(K, missing):
 
 def test_more_prototypes_than_distinct_rows():
     E = np.array([[1.0, 0], [1, 0], [0, 1]])
-    c, s = class_domain_prototypes(E, [0, 0, 0], [0, 0, 0], n_classes=1, n_domains=1, n_prototypes=5)
+    _, s = class_domain_prototypes(E, [0, 0, 0], [0, 0, 0], n_classes=1, n_domains=1, n_prototypes=5)
     np.testing.assert_allclose(np.sort(s[0, 0]), [0, 0, 0, 1 / 3, 2 / 3])
 
 

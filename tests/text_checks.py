@@ -213,7 +213,13 @@ def check_labels_come_back_as_given(make, X, y, d):
 
 def check_domains_come_back_as_given(make, X, y, d):
     as_text = make().fit(X, y, domains=d).predict_proba(X)
-    kinds = (d.astype(object), (d == "kitchen").astype(int) + 3, d == "kitchen", pd.Series(d, dtype="category"), list(d))
+    kinds = (
+        d.astype(object),
+        (d == "kitchen").astype(int) + 3,
+        d == "kitchen",
+        pd.Series(d, dtype="category"),
+        list(d),
+    )
     for domains in kinds:
         clf = make().fit(X, y, domains=domains)
         values = domains if isinstance(domains, list) else np.asarray(domains).tolist()

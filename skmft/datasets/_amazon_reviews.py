@@ -85,5 +85,5 @@ page (www.cs.jhu.edu/~mdredze/datasets/sentiment) and put it in nowhere/amazon.
                     rows += [(text, label, domain) for text in texts]
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
         raise ValueError(f"{archive} cannot be read ({error}); get the archive again.") from error
-    texts, labels, names = zip(*rows)
-    return bunch(texts, labels, names, return_X_y_domains, DESCR=_DESCR)
+    bodies, labels, names = zip(*rows)
+    return bunch(bodies, labels, names, return_X_y_domains, DESCR=_DESCR)
