@@ -26,18 +26,21 @@ CELLS = HERE / "cells" / "choose_defaults"
 BATCH = 32
 VALIDATION_PER_DOMAIN = 200
 META_GRID = {
-    # task, rows a domain: seeds, learning rates, steps
-    ("snippets", 50): (3, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
-    ("amazon", 50): (2, (3e-5, 6e-5, 1.2e-4), (40, 80)),
-    ("snippets", 16): (2, (3e-5, 6e-5, 1.2e-4), (40, 80, 160)),
+    # task, rows a domain: seeds, steps
+    ("snippets", 50): (3, (40, 80, 160)),
+    ("amazon", 50): (2, (40, 80)),
+    ("snippets", 16): (2, (40, 80, 160)),
 }
+META_RATES = (3e-5, 6e-5, 1.2e-4)
+META_BETWEEN = [(1e-4, 60)]  # a second look between the best cells of the first grid
 ADAPTATION_GRID = {
-    # task, rows a domain: seeds, learning rates, epochs
-    ("snippets", 16): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
-    ("snippets", 50): (5, (5e-6, 2e-5, 6e-5), (2, 6)),
-    ("snippets", 200): (3, (5e-6, 2e-5, 6e-5), (2, 6)),
-    ("amazon", 50): (3, (5e-6, 2e-5, 6e-5), (2, 6)),
+    # task, rows a domain: seeds
+    ("snippets", 16): 4,
+    ("snippets", 50): 4,
+    ("amazon", 50): 3,
+    ("snippets", 200): 2,
 }
+ADAPTATION_SETTINGS = [("full", r, e) for r, e in itertools.product((1e-5, 3e-5, 1e-4), (2, 6))] + [("head", 1e-3, 6)]
 
 
 def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -53,8 +56,9 @@ def save(name: str, cell: dict) -> None:
 
 
 def run_meta() -> None:
-    for (task, shots), (seeds, rates, steps) in META_GRID.items():
-        for seed, rate, n_steps in itertools.product(range(seeds), rates, steps):
+    for (task, shots), (seeds, steps) in META_GRID.items():
+        settings = [*itertools.product(META_RATES, steps), *META_BETWEEN]
+        for seed, (rate, n_steps) in itertools.product(range(seeds), settings):
             name = f"meta-{task}-{shots}-{seed}-{rate}-{n_steps}"
             if (CELLS / f"{name}.json").exists():
                 continue
@@ -71,17 +75,16 @@ def run_meta() -> None:
 
 
 def run_adaptation() -> None:
-    for (task, shots), (seeds, rates, epochs) in ADAPTATION_GRID.items():
-        for seed in range(seeds):
+    for seed in range(max(ADAPTATION_GRID.values())):
+        for (task, shots), seeds in ADAPTATION_GRID.items():
             name = f"adaptation-{task}-{shots}-{seed}"
-            if (CELLS / f"{name}.json").exists():
+            if seed >= seeds or (CELLS / f"{name}.json").exists():
                 continue
             train, valid = rows(task, shots, seed)
             clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(train["text"], train["y"], domains=train["domain"])
             results = {"meta": clf.score(valid["text"], valid["y"])}
-            grid = [("full", r, e) for r, e in itertools.product(rates, epochs)] + [("head", 1e-3, 6)]
-            for method, rate, n_epochs in grid:
+            for method, rate, n_epochs in ADAPTATION_SETTINGS:
                 clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
                 for domain, own in train.groupby("domain"):
                     clf.adapt(own["text"], own["y"], domain)

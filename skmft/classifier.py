@@ -87,8 +87,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Epochs of stage 3.
     adaptation_learning_rate : float, default=None
         Peak learning rate of stage 3; `learning_rate` if None.
-    learning_rate : float, default=5e-5
-        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0.
+    learning_rate : float, default=1e-4
+        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
+        default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
         Rows a batch, in training and prediction.
     weight_decay : float, default=0.01
@@ -236,7 +237,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         adaptation: str | None = "full",
         adaptation_epochs: int | str = "auto",
         adaptation_learning_rate: float | None = None,
-        learning_rate: float = 5e-5,
+        learning_rate: float = 1e-4,
         batch_size: int = 32,
         weight_decay: float = 0.01,
         warmup_ratio: float = 0.1,

