@@ -77,7 +77,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     corruption_labels : {"epoch", "batch", "uniform"}, default="epoch"
         How corrupted domain labels are drawn: the training set's domains permuted each epoch, each batch's permuted
         inside it (the authors' form; where domains differ in length, batches of similar length give the true domain
-        away: 84% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
+        away: 93% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.

@@ -60,3 +60,19 @@ def label_loss(logits, y, t):
 
 def corruption_loss(logits_per_layer, z, t):
     return sum(label_loss(layer, z, t) for layer in logits_per_layer) / len(logits_per_layer)
+
+
+def corrupted_counts(batches, n_domains, method):
+    """Expected number of rows of true domain k with corrupted label z, [k][z], over one epoch.
+
+    `batches` are lists of true domains. A permutation gives a row every label of its pool with the same chance: of the whole
+    training set ("epoch"), of the row's batch ("batch"), or of one row of every domain ("uniform").
+    """
+    everything = [k for batch in batches for k in batch]
+    counts = [[0.0] * n_domains for _ in range(n_domains)]
+    for batch in batches:
+        pool = {"epoch": everything, "batch": batch, "uniform": list(range(n_domains))}[method]
+        for k in batch:
+            for z in pool:
+                counts[k][z] += 1 / len(pool)
+    return counts
