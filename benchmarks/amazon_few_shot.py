@@ -55,7 +55,9 @@ def embeddings(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Prediction
 
 def single(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
     batch = MetaFineTunedClassifier().batch_size
-    steps = auto_epochs(len(train), batch, **META_EPOCHS) * math.ceil(len(train) / batch)  # those of stage 2 on all rows
+    steps = auto_epochs(len(train), batch, **META_EPOCHS) * math.ceil(
+        len(train) / batch
+    )  # those of stage 2 on all rows
     seconds, predicted = 0.0, np.empty(len(test), dtype=object)
     for domain, own in train.groupby("domain"):
         epochs = math.ceil(steps / math.ceil(len(own) / batch))
@@ -97,7 +99,8 @@ def table(shots: int, seeds: int, n_test: int) -> str:
         "",
         f"`python benchmarks/amazon_few_shot.py`: {shots} labelled reviews a domain (title and text, balanced classes), "
         f"seeds 0 to {seeds - 1} (each its own draw), the defaults of MetaFineTunedClassifier (all-MiniLM-L6-v2), scored on "
-        f"the same {n_test} frozen test reviews. All fine-tuning takes the same number of optimiser steps a model (stage 3's come on top). "
+        f"the same {n_test} frozen test reviews. All fine-tuning takes the same number of optimiser steps a model (stage 3's "
+        "come on top). "
         "Accuracy in percent; ± is half of a 95% t interval of the mean over seeds. Seconds are those of fitting: "
         f"the median seed, all domains together. Machine: {'; '.join(machines)}.",
         "",

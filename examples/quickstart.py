@@ -113,7 +113,9 @@ def main() -> None:
 
     table = pd.DataFrame(columns)
     table.loc["mean"] = table.mean()
-    print(f"Accuracy on the same {args.test} test texts a domain ({args.shots} training texts a domain, seed {args.seed})")
+    print(
+        f"Accuracy on the same {args.test} test texts a domain ({args.shots} training texts a domain, seed {args.seed})"
+    )
     print(table.T.to_string(float_format="{:.3f}".format), "\n")
     order = np.argsort(clf.typicality_)
     for name, rows in (("Most", order[::-1][:3]), ("Least", order[:3])):
@@ -123,7 +125,9 @@ def main() -> None:
             text = text if len(text) <= 90 else text[:87] + "..."
             print(f"  {clf.typicality_[row]:.3f}  {train['domain'][row]}, {train['y'][row]}: {text}")
     plot(table, clf, train, args.figure)
-    print(f"\nFigure: {args.figure}. One draw of {args.shots} texts a domain is one throw of the dice: try other seeds.")
+    print(
+        f"\nFigure: {args.figure}. One draw of {args.shots} texts a domain is one throw of the dice: try other seeds."
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -23,6 +24,9 @@ from transformers import (
 )
 
 from skmft import MetaFineTunedClassifier
+
+settings.register_profile("here", deadline=None, derandomize=True, database=None)
+settings.load_profile("here")
 
 WORDS = (
     "good great fine lovely bad awful poor dull book story author chapter pan knife oven lid the a this is was very "

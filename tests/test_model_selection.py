@@ -1,0 +1,201 @@
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_validate
+
+from skmft.model_selection import (
+    DomainStratifiedKFold,
+    DomainStratifiedShuffleSplit,
+    FewShotSplit,
+    LeaveOneDomainOut,
+)
+
+SPLITTERS = [
+    DomainStratifiedKFold(2, shuffle=True, random_state=0),
+    DomainStratifiedShuffleSplit(2, test_size=0.5, random_state=0),
+    FewShotSplit(4, n_repeats=2, random_state=0),
+    LeaveOneDomainOut(shots=4, random_state=0),
+]
+
+
+def by_type(splitter):
+    return type(splitter).__name__
+
+
+@st.composite
+def rows(draw, least=2):
+    """Labels and domains whose cells have `least` rows or more, shuffled."""
+    n_domains, n_classes = draw(st.integers(2, 4)), draw(st.integers(2, 3))
+    sizes = [draw(st.integers(least, least + 9)) for _ in range(n_domains * n_classes)]
+    cell = np.repeat(np.arange(len(sizes)), sizes)
+    cell = np.random.default_rng(draw(st.integers(0, 99))).permutation(cell)
+    return cell % n_classes, np.array(["books", "dvd", "kitchen", "toys"])[cell // n_classes]
+
+
+def counts(y, d, side):
+    return pd.crosstab(d[side], y[side]).reindex(index=np.unique(d), columns=np.unique(y), fill_value=0).to_numpy()
+
+
+def disjoint(y, train, test):
+    assert len(np.intersect1d(train, test)) == 0
+    for side in (train, test):
+        assert len(side) and (np.diff(side) > 0).all()
+        assert side[0] >= 0 and side[-1] < len(y)
+
+
+@given(rows(least=3), st.integers(2, 3), st.booleans(), st.integers(0, 9))
+def test_k_fold(data, k, shuffle, seed):
+    y, d = data
+    folds = list(
+        DomainStratifiedKFold(k, shuffle=shuffle, random_state=seed if shuffle else None).split(y, y, domains=d)
+    )
+    np.testing.assert_array_equal(np.sort(np.concatenate([test for _, test in folds])), np.arange(len(y)))
+    tables = []
+    for train, test in folds:
+        disjoint(y, train, test)
+        assert len(train) + len(test) == len(y)
+        tables.append(counts(y, d, test))
+    assert np.ptp(tables, axis=0).max() <= 1
+    assert np.ptp([len(test) for _, test in folds]) <= 1
+
+
+@given(rows(), st.floats(0.2, 0.7), st.integers(0, 9))
+def test_shuffle_split(data, share, seed):
+    y, d = data
+    everything = counts(y, d, np.arange(len(y)))
+    for train, test in DomainStratifiedShuffleSplit(2, test_size=share, random_state=seed).split(y, y, domains=d):
+        disjoint(y, train, test)
+        assert len(train) + len(test) == len(y)
+        assert len(test) == max(1, round(share * len(y)))
+        assert np.abs(counts(y, d, test) - everything * len(test) / len(y)).max() < 1 + 1e-9
+
+
+@given(rows(least=4), st.integers(1, 2), st.integers(0, 9))
+def test_few_shot(data, shots, seed):
+    y, d = data
+    everything = counts(y, d, np.arange(len(y)))
+    for train, test in FewShotSplit(shots, n_repeats=3, random_state=seed).split(y, y, domains=d):
+        disjoint(y, train, test)
+        assert (counts(y, d, train) == shots).all()
+        np.testing.assert_array_equal(counts(y, d, test), everything - shots)
+    frozen = list(FewShotSplit(shots, n_repeats=3, test_size=0.25, random_state=seed).split(y, y, domains=d))
+    for train, test in frozen:
+        disjoint(y, train, test)
+        assert (counts(y, d, train) == shots).all()
+        np.testing.assert_array_equal(test, frozen[0][1])
+    assert not set(np.concatenate([train for train, _ in frozen])) & set(frozen[0][1])
+    per_domain = FewShotSplit(shots, per="domain", n_repeats=1, random_state=seed)
+    [(train, _)] = per_domain.split(d, None, domains=d)
+    assert (np.unique(d[train], return_counts=True)[1] == shots).all()
+
+
+@given(rows(least=3), st.integers(0, 4), st.integers(0, 9))
+def test_leave_one_domain_out(data, shots, seed):
+    y, d = data
+    splitter = LeaveOneDomainOut(shots, random_state=seed)
+    splits = list(splitter.split(y, y, domains=d))
+    assert len(splits) == splitter.get_n_splits(y, y, domains=d) == len(set(d))
+    for name, (train, test) in zip(np.unique(d), splits):
+        disjoint(y, train, test)
+        assert set(d[test]) == {name}
+        assert len(train) + len(test) == len(y)
+        assert (d[train] == name).sum() == shots
+        held = counts(y, d, d == name)
+        assert np.abs(counts(y, d, train[d[train] == name]) - held * shots / held.sum()).max() < 1 + 1e-9
+
+
+def small():
+    y = np.tile([0, 1], 16)
+    return np.array([f"text {i}" for i in range(32)], dtype=object), y, np.repeat(["books", "dvd"], 16)
+
+
+def same(a, b):
+    return len(a) == len(b) and all(np.array_equal(x, y) for left, right in zip(a, b) for x, y in zip(left, right))
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=by_type)
+def test_protocol(splitter):
+    X, y, d = small()
+    given = [list(clone_of(splitter).split(X, y, domains=d)) for _ in range(2)]
+    assert same(*given)
+    assert same(given[0], list(splitter.split(X, y, groups=d)))
+    frame = pd.DataFrame({"text": X, "domain": d})
+    by_column = clone_of(splitter, domain_column="domain")
+    assert same(given[0], list(by_column.split(frame, y)))
+    assert splitter.get_n_splits(X, y, domains=d) == len(given[0]) == splitter.get_n_splits(X, y, d)
+    assert splitter.get_metadata_routing().consumes("split", {"domains"}) == {"domains"}
+    assert by_type(splitter) in repr(splitter)
+    other = clone_of(splitter, random_state=1)
+    assert not same(given[0], list(other.split(X, y, domains=d)))
+
+
+def clone_of(splitter, **changes):
+    return type(splitter)(**{**vars(splitter), **changes})
+
+
+class Majority(sklearn.base.ClassifierMixin, sklearn.base.BaseEstimator):
+    """Takes domains, and remembers how many rows fit had."""
+
+    __metadata_request__fit = {"domains": True}
+
+    def __init__(self, weight=0):
+        self.weight = weight
+
+    def fit(self, X, y, domains=None):
+        self.classes_, self.n_rows_, self.got_ = np.unique(y), len(X), domains
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=by_type)
+@pytest.mark.parametrize("routing", [True, False])
+def test_in_cross_validate_and_grid_search(splitter, routing):
+    X, y, d = small()
+    expected = [len(train) for train, _ in splitter.split(X, y, domains=d)]
+    with sklearn.config_context(enable_metadata_routing=routing):
+        if routing:
+            done = cross_validate(Majority(), X, y, cv=splitter, params={"domains": d}, return_estimator=True)
+            search = GridSearchCV(Majority(), {"weight": [0, 1]}, cv=splitter).fit(X, y, domains=d)
+        else:
+            done = cross_validate(Majority(), X, y, cv=splitter, groups=d, return_estimator=True)
+            search = GridSearchCV(Majority(), {"weight": [0, 1]}, cv=splitter).fit(X, y, groups=d)
+    assert [e.n_rows_ for e in done["estimator"]] == expected
+    assert all((e.got_ is not None) == routing for e in done["estimator"])
+    assert search.n_splits_ == len(expected)
+    assert clone(search).cv.__dict__ == splitter.__dict__
+
+
+BAD = [
+    (DomainStratifiedKFold(17), {}, r"domain 'books', class 0 has 8 rows, fewer than n_splits=17"),
+    (DomainStratifiedKFold(1), {}, r"n_splits=1 of DomainStratifiedKFold; expected an int of at least 2"),
+    (DomainStratifiedKFold(2.5), {}, r"n_splits=2.5"),
+    (DomainStratifiedKFold(), {"domains": None}, r"got domains by no way; give them one way"),
+    (DomainStratifiedKFold(), {"groups": ["books"] * 32}, r"got domains by domains and groups"),
+    (DomainStratifiedKFold(), {"domains": ["books"]}, r"domains has shape \(1,\), but X has 32 rows"),
+    (DomainStratifiedKFold(), {"domains": ["books", None] * 16}, r"domains: row 1 has no domain"),
+    (DomainStratifiedKFold(), {"y": None}, r"splits by class and domain, but y is None"),
+    (DomainStratifiedKFold(), {"y": [0] * 5}, r"y has shape \(5,\)"),
+    (DomainStratifiedShuffleSplit(test_size=1.5), {}, r"test_size=1.5 .* fraction between 0 and 1"),
+    (DomainStratifiedShuffleSplit(test_size=32), {}, r"from 1 to 31"),
+    (DomainStratifiedShuffleSplit(test_size=20, train_size=20), {}, r"ask for 40 of 32 rows"),
+    (DomainStratifiedShuffleSplit(), {"y": [2] + [0, 1] * 15 + [0]}, r"domain 'books', class 2 has 1 row;"),
+    (FewShotSplit(8), {}, r"domain 'books', class 0 has 8 rows; shots=8 needs at least 9"),
+    (FewShotSplit(8, test_size=8), {}, r"has 6 rows besides the test rows; shots=8 needs at least 8"),
+    (FewShotSplit(0), {}, r"shots=0 of FewShotSplit"),
+    (FewShotSplit(2, per="class"), {}, r"per='class'"),
+    (LeaveOneDomainOut(), {"domains": ["books"] * 32}, r"there is one domain only, 'books'"),
+    (LeaveOneDomainOut(16), {}, r"domain 'books' has 16 rows; shots=16 and a test need more"),
+]
+
+
+@pytest.mark.parametrize(("splitter", "changes", "expected"), BAD, ids=[b[2][:40] for b in BAD])
+def test_bad_input(splitter, changes, expected):
+    X, y, d = small()
+    with pytest.raises(ValueError, match=expected):
+        list(splitter.split(X, **{"y": y, "domains": d, **changes}))
