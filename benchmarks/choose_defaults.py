@@ -5,6 +5,7 @@ other rows of the pool. One JSON file a cell; finished cells are skipped, so tha
 
     python benchmarks/choose_defaults.py meta          # learning rate x optimiser steps of stage 2
     python benchmarks/choose_defaults.py adaptation    # learning rate x epochs of stage 3, from one meta-learner
+    python benchmarks/choose_defaults.py new_domain    # the same for a domain that stage 2 has not seen
     python benchmarks/choose_defaults.py report        # writes results/choose_defaults.md
 """
 
@@ -93,6 +94,43 @@ def run_adaptation() -> None:
             save(name, {"task": task, "shots": shots, "seed": seed, "results": results})
 
 
+def run_new_domain() -> None:
+    task, seeds = "snippets", 2
+    for seed, shots in itertools.product(range(seeds), (8, 50)):
+        train, valid = rows(task, 50, seed)
+        for held in sorted(train["domain"].unique()):
+            name = f"new-{task}-{shots}-{seed}-{held}"
+            if (CELLS / f"{name}.json").exists():
+                continue
+            others, own = train[train["domain"] != held], train[train["domain"] == held]
+            own = own.groupby("y").head(shots // 2)
+            test = valid[valid["domain"] == held]
+            clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
+            clf.fit(others["text"], others["y"], domains=others["domain"])
+            results = {"meta": clf.score(test["text"], test["y"])}
+            for method, rate, n_epochs in ADAPTATION_SETTINGS:
+                clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
+                clf.adapt(own["text"], own["y"], held)
+                results[f"{method} {rate:g} x {n_epochs}"] = clf.score(test["text"], test["y"], domains=held)
+            save(name, {"task": task, "shots": shots, "seed": seed, "domain": held, "results": results})
+
+
+def change_table(cells: list[dict], title: str) -> list[str]:
+    keys = sorted({(c["task"], c["shots"]) for c in cells})
+    names = [f"{t}, {s} a domain ({sum((c['task'], c['shots']) == (t, s) for c in cells)} models)" for t, s in keys]
+    lines = ["", f"## {title}", ""]
+    lines += ["| method, learning rate x epochs | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for setting in cells[0]["results"]:
+        columns = []
+        for key in keys:
+            own = [c["results"] for c in cells if (c["task"], c["shots"]) == key]
+            change = 100 * np.array([r[setting] - (r["meta"] if setting != "meta" else 0) for r in own])
+            error = change.std(ddof=1) / math.sqrt(len(change))
+            columns.append(f"{change.mean():.1f}" if setting == "meta" else f"{change.mean():+.1f} ± {error:.1f}")
+        lines.append(f"| {setting} | " + " | ".join(columns) + " |")
+    return lines
+
+
 def report() -> None:
     cells = [json.loads(p.read_text()) | {"kind": p.name.split("-")[0]} for p in sorted(CELLS.glob("*.json"))]
     meta = pd.DataFrame([c for c in cells if c["kind"] == "meta"])
@@ -114,22 +152,17 @@ def report() -> None:
         values = ["" if math.isnan(v) else f"{v:.1f}" for v in row]
         mean = "" if row.isna().any() else f"{row.mean():.1f}"
         lines.append(f"| {rate:g} | {steps} | " + " | ".join(values) + f" | {mean} |")
-    lines += ["", "## Stage 3: adapted model less meta-learner, in points (mean, standard error)", ""]
-    adapted = [c for c in cells if c["kind"] == "adaptation"]
-    keys = sorted({(c["task"], c["shots"]) for c in adapted})
-    names = [f"{t}, {s} a domain ({sum((c['task'], c['shots']) == (t, s) for c in adapted)} seeds)" for t, s in keys]
-    lines += ["| method, learning rate x epochs | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for setting in adapted[0]["results"] if adapted else []:
-        columns = []
-        for key in keys:
-            own = [c["results"] for c in adapted if (c["task"], c["shots"]) == key]
-            change = 100 * np.array([r[setting] - (r["meta"] if setting != "meta" else 0) for r in own])
-            error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else float("nan")
-            columns.append(f"{change.mean():.1f}" if setting == "meta" else f"{change.mean():+.1f} ± {error:.1f}")
-        lines.append(f"| {setting} | " + " | ".join(columns) + " |")
+    lines += change_table(
+        [c for c in cells if c["kind"] == "adaptation"],
+        "Stage 3 on the domains of stage 2: adapted models less meta-learner, in points (mean, standard error)",
+    )
+    lines += change_table(
+        [c for c in cells if c["kind"] == "new"],
+        "Stage 3 on a domain held out of stage 2: adapted model less meta-learner, in points (mean, standard error)",
+    )
     (HERE / "results" / "choose_defaults.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    {"meta": run_meta, "adaptation": run_adaptation, "report": report}[sys.argv[1]]()
+    {"meta": run_meta, "adaptation": run_adaptation, "new_domain": run_new_domain, "report": report}[sys.argv[1]]()

@@ -84,9 +84,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     adaptation : {"full", "head", None}, default="full"
         Stage 3: train encoder and head for each domain, the head alone, or leave it out.
     adaptation_epochs : int or "auto", default="auto"
-        Epochs of stage 3.
-    adaptation_learning_rate : float, default=None
-        Peak learning rate of stage 3; `learning_rate` if None.
+        Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps:
+        ``max(2, ceil(4 / ceil(n_rows / batch_size)))``.
+    adaptation_learning_rate : float, default=1e-5
+        Peak learning rate of stage 3; None takes `learning_rate`. The default is small because stage 2 has already
+        learned these rows: with next to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 the adapted
+        models were worse than the meta-learner. ``adaptation="head"`` needs more, such as 1e-3.
     learning_rate : float, default=1e-4
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
@@ -236,7 +239,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
         adaptation_epochs: int | str = "auto",
-        adaptation_learning_rate: float | None = None,
+        adaptation_learning_rate: float | None = 1e-5,
         learning_rate: float = 1e-4,
         batch_size: int = 32,
         weight_decay: float = 0.01,

@@ -39,7 +39,7 @@ from .typicality import class_domain_prototypes, normalized_weights, similaritie
 
 # The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
-ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 10}
+ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 4}
 
 
 @dataclass(frozen=True)

@@ -140,10 +140,9 @@ def test_history(fitted):
 def test_auto_epochs_are_in_the_history(make, data):
     X, y, d = data
     clf = make(meta_epochs="auto", adaptation_epochs="auto", batch_size=48).fit(X, y, domains=d)
-    from skmft.stages import META_EPOCHS
-
     meta = [h for h in clf.history_ if h["stage"] == "meta"]
-    assert len(meta) == meta[0]["epochs"] == META_EPOCHS["min_steps"]
+    assert len(meta) == meta[0]["epochs"] == 60  # one step an epoch
+    assert [h["epochs"] for h in clf.history_ if h["stage"] == "adaptation"] == [4] * 4 * 2
 
 
 def test_head_adaptation_leaves_the_encoder(make, data):
@@ -153,9 +152,9 @@ def test_head_adaptation_leaves_the_encoder(make, data):
     assert np.abs(clf.predict_proba(X, domains="books") - clf.predict_proba(X)).max() > 1e-6
 
 
-def test_adaptation_learning_rate_defaults_to_learning_rate(make, data):
+def test_adaptation_learning_rate_of_none_is_learning_rate(make, data):
     X, y, d = data
-    a = make().fit(X, y, domains=d).predict_proba(X, domains=d)
+    a = make(adaptation_learning_rate=None).fit(X, y, domains=d).predict_proba(X, domains=d)
     b = make(adaptation_learning_rate=3e-3).fit(X, y, domains=d).predict_proba(X, domains=d)
     c = make(adaptation_learning_rate=1e-4).fit(X, y, domains=d).predict_proba(X, domains=d)
     np.testing.assert_array_equal(a, b)
@@ -369,7 +368,7 @@ from skmft import MetaFineTunedClassifier
 import torch
 torch.set_num_threads({torch.get_num_threads()})
 X, y, d = make_texts(48)
-clf = MetaFineTunedClassifier({tiny!r}, meta_epochs=4, adaptation_epochs=2, learning_rate=3e-3, batch_size=16,
+clf = MetaFineTunedClassifier({tiny!r}, meta_epochs=4, adaptation_epochs=2, learning_rate=3e-3, adaptation_learning_rate=None, batch_size=16,
                               precision="float32", random_state=0).fit(X, y, domains=d)
 print(clf.predict_proba(X, domains=d).tobytes().hex())
 """

@@ -210,6 +210,7 @@ QUICK = {
     "meta_epochs": 4,
     "adaptation_epochs": 2,
     "learning_rate": 3e-3,
+    "adaptation_learning_rate": None,
     "batch_size": 16,
     "precision": "float32",
     "random_state": 0,
