@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
@@ -127,6 +128,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Class labels, sorted.
     domains_ : ndarray of shape (n_domains,)
         Domain names of `fit`, sorted.
+    class_counts_ : ndarray of int, shape (n_domains, n_classes)
+        Training rows (of weight above 0) of every domain and class.
     prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
         Class-domain prototypes, NaN where a domain lacks a class; with ``n_prototypes > 1`` of shape
         (n_domains, n_classes, n_prototypes, hidden).
@@ -142,7 +145,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         domain), ``corrupted_label_accuracy``, ``learning_rate``, ``seconds``. ``pandas.DataFrame(clf.history_)`` reads well.
     net_ : skmft.training.FineTuningNet
         The skorch net of stage 2; ``net_.module_`` is the meta-learner.
-    adapted_weights_ : dict
+    adapted_weights_ : mapping
         For every adapted domain the tensors that its model has in place of the meta-learner's.
     encoder_source_ : skmft.networks.EncoderSource
         Name, folder, revision and sha256 of the pre-trained encoder.
@@ -370,6 +373,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if columns is not None:
             self.feature_names_in_ = np.array(columns, dtype=object)
         self.classes_, self.domains_ = classes, names
+        self.class_counts_ = np.zeros((len(names), len(classes)), dtype=np.int64)
+        np.add.at(self.class_counts_, (rows.domains[used], rows.labels[used]), 1)
         self.is_pair_ = isinstance(texts[0], tuple)
         self.encoder_source_, self.tokenizer_, self.seed_ = source, tokenizer, run.seed
         self.net_, self.adapted_weights_, self.history_ = net, adapted, history
@@ -381,6 +386,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
         Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave.
+
+        The defaults of stage 3 are made for rows that stage 2 has seen. For 50 rows of a domain that it has not seen,
+        ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)`` gained 3.4 ± 2.4 points over the meta-learner
+        in validation, the defaults nothing; for 8 rows nothing gained (``benchmarks/results/choose_defaults.md``).
 
         Parameters
         ----------
@@ -421,8 +430,88 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         history = list(self.history_)
         run = Run.start(self, self.seed_)
         tensors = adapt_domain(run, self.net_.module_, rows, self.classes_, name, history)
-        self.adapted_weights_, self.history_ = {**self.adapted_weights_, name: tensors}, history
+        self.adapted_weights_, self.history_ = self.adapted_weights_ | {name: tensors}, history
         return self
+
+    def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
+        """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
+
+        A folder that an earlier `save` wrote is replaced at once; a crash leaves the old one or the new one.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty folder, or one that `save` wrote.
+        notes : str, default=""
+            Markdown for the model card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
+
+        Raises
+        ------
+        FileExistsError
+            If the path holds something else.
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+
+        Warns
+        -----
+        UserWarning
+            Of parameters that JSON cannot hold (callbacks, generators), which are saved as None.
+        """
+        from .persistence import save
+
+        save(self, path, notes=notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> MetaFineTunedClassifier:
+        """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
+
+        Nothing in the folder is executed, and every file is checked against the folder's manifest. A domain's own
+        weights are read when it is first asked for.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        MetaFineTunedClassifier
+            Its predictions are those of the saved one, bit for bit on the same machine. The settings of its next `fit`
+            are the saved parameters.
+
+        Raises
+        ------
+        skmft.persistence.PersistenceError
+            If a file is missing, altered, cut short or of a newer format; the message names it. It is a ValueError.
+        """
+        from .persistence import load
+
+        return load(cls, path)
+
+    save_pretrained = save
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, *, revision: str | None = None) -> MetaFineTunedClassifier:
+        """`load` from a folder, or from the Hugging Face hub.
+
+        Parameters
+        ----------
+        path : path or str
+            Folder that `save` wrote, or the hub's name of a repository that holds one.
+        revision : str, default=None
+            Commit, branch or tag on the hub.
+
+        Returns
+        -------
+        MetaFineTunedClassifier
+
+        Raises
+        ------
+        skmft.persistence.PersistenceError
+            As for `load`, or if there is neither such a folder nor such a repository.
+        """
+        from .persistence import fetch, load
+
+        return load(cls, fetch(path, revision))
 
     # ------------------------------------------------------------ prediction
 

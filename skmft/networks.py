@@ -103,7 +103,7 @@ def _from_hub(name: str, revision: str | None, tried: list[str]) -> Path:
 
     tried.append("the Hugging Face hub and its local cache")
     try:
-        with _quiet():
+        with quiet():
             return Path(
                 snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP)
             )
@@ -133,7 +133,7 @@ def _sha256(folder: Path, name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
     from huggingface_hub.utils import are_progress_bars_disabled
     from huggingface_hub.utils import disable_progress_bars as hub_off
@@ -177,7 +177,7 @@ def load_encoder(source: EncoderSource) -> Encoder:
     """
     from transformers import AutoConfig, AutoModel
 
-    with _quiet():
+    with quiet():
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         for name in ("attention_probs_dropout_prob", "attention_dropout"):
             if hasattr(config, name):
@@ -215,7 +215,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     if getattr(tokenizer, "backend_tokenizer", None) is not None:

@@ -31,6 +31,7 @@ from .training import (
     epoch_records,
     fine_tune,
     isolated_generators,
+    make_net,
     resolve_device,
     resolve_precision,
     run_in_batches,
@@ -109,6 +110,14 @@ class Run:
             dtype=self.dtype,
             verbose=e.verbose,
         )
+
+    def net(self, module: TextClassifier) -> FineTuningNet:
+        """A net around weights that were trained before, as `meta_fine_tune` leaves it."""
+        criterion = partial(MetaFineTuningLoss, self.params.corruption_weight)
+        settings = self.settings(self.params.learning_rate)
+        net = make_net(module, criterion, settings, epochs=1, seed=self.derive("meta")).initialize()
+        net.module_.eval()
+        return net
 
 
 @dataclass(frozen=True)

@@ -296,6 +296,35 @@ def auto_epochs(n_rows: int, batch_size: int, *, min_epochs: int, min_steps: int
     return max(min_epochs, math.ceil(min_steps / math.ceil(n_rows / batch_size)))
 
 
+def make_net(
+    module: nn.Module,
+    criterion: Callable[[], Any],
+    settings: TrainingSettings,
+    *,
+    epochs: int,
+    seed: int,
+    callbacks: Sequence[Any] = (),
+) -> FineTuningNet:
+    """The net of a stage, not yet initialised."""
+    return FineTuningNet(
+        module,
+        criterion=criterion,
+        optimizer=torch.optim.AdamW,
+        optimizer__weight_decay=settings.weight_decay,
+        optimizer__fused=settings.device.type in ("cpu", "cuda"),
+        lr=settings.learning_rate,
+        max_epochs=epochs,
+        batch_size=settings.batch_size,
+        iterator_train=BucketedIterator,
+        iterator_train__seed=seed,
+        train_split=None,
+        callbacks=list(callbacks),
+        device=str(settings.device),
+        dtype=settings.dtype,
+        verbose=max(0, settings.verbose - 1),
+    )
+
+
 def fine_tune(
     module: nn.Module,
     rows: TrainingRows,
@@ -339,23 +368,7 @@ def fine_tune(
     if settings.verbose and description:
         callbacks.append(("progress", ProgressLine(description, total)))
     callbacks.extend(copy.deepcopy(list(settings.callbacks or [])))
-    net = FineTuningNet(
-        module,
-        criterion=criterion,
-        optimizer=torch.optim.AdamW,
-        optimizer__weight_decay=settings.weight_decay,
-        optimizer__fused=settings.device.type in ("cpu", "cuda"),
-        lr=settings.learning_rate,
-        max_epochs=epochs,
-        batch_size=settings.batch_size,
-        iterator_train=BucketedIterator,
-        iterator_train__seed=seed,
-        train_split=None,
-        callbacks=callbacks,
-        device=str(settings.device),
-        dtype=settings.dtype,
-        verbose=max(0, settings.verbose - 1),
-    )
+    net = make_net(module, criterion, settings, epochs=epochs, seed=seed, callbacks=callbacks)
     with isolated_generators(seed, settings.device):
         net.fit(rows)
     if net.interrupted_:

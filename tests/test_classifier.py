@@ -368,8 +368,8 @@ from skmft import MetaFineTunedClassifier
 import torch
 torch.set_num_threads({torch.get_num_threads()})
 X, y, d = make_texts(48)
-clf = MetaFineTunedClassifier({tiny!r}, meta_epochs=4, adaptation_epochs=2, learning_rate=3e-3, adaptation_learning_rate=None, batch_size=16,
-                              precision="float32", random_state=0).fit(X, y, domains=d)
+clf = MetaFineTunedClassifier({tiny!r}, meta_epochs=4, adaptation_epochs=2, learning_rate=3e-3, batch_size=16,
+                              adaptation_learning_rate=None, precision="float32", random_state=0).fit(X, y, domains=d)
 print(clf.predict_proba(X, domains=d).tobytes().hex())
 """
     X, _, d = data

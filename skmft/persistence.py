@@ -1,0 +1,558 @@
+"""Save a fitted classifier to a folder and load it again: safetensors and JSON, never pickle.
+
+manifest.json             sha256 and size of every file below, and the format's version
+README.md                 model card
+estimator.json            parameters, classes, domains, history, library versions
+arrays.safetensors        prototypes and what stage 1 found for the training rows
+encoder/                  the meta-learner's encoder and its tokenizer, as Hugging Face libraries write them
+heads.safetensors         label head and corruption head
+domains/0.safetensors     for each adapted domain, in the order of estimator.json, the tensors that differ
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_LONGEST_JSON = 1 << 28  # bytes
+_ARRAYS = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
+_LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
+
+
+class PersistenceError(ValueError):
+    """A folder that cannot be loaded; the message names the file."""
+
+
+# ---------------------------------------------------------------------- files
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LONGEST_JSON:
+        raise PersistenceError(f"{path} has {path.stat().st_size} bytes; expected at most {_LONGEST_JSON}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PersistenceError(f"{path} is not valid JSON ({error}); save the estimator again.") from error
+    if not isinstance(content, dict):
+        raise PersistenceError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is an error that names the file."""
+    try:
+        yield
+    except (PersistenceError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # panics of the tokenizers library are no Exception
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    with _reading(path):
+        return load_file(path)
+
+
+def _verified(folder: Path) -> list[str]:
+    """Names of all files in the folder's manifest, each of them checked."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise PersistenceError(f"{manifest} is missing; expected a folder that MetaFineTunedClassifier.save wrote.")
+    content = _read_json(manifest)
+    version = content.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise PersistenceError(f"{manifest}: format is {version!r}; expected a number of 1 or more.")
+    if version > FORMAT:
+        raise PersistenceError(
+            f"{manifest} has format {version}, but this version of skmft reads up to {FORMAT}; update skmft."
+        )
+    files = content.get("files")
+    if not isinstance(files, dict):
+        raise PersistenceError(f"{manifest}: files is a {type(files).__name__}; expected an object.")
+    for name, digest in files.items():
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+            raise PersistenceError(f"{manifest} lists {name!r}; expected names of files inside the folder.")
+        path = folder.joinpath(*parts)
+        if not path.is_file():
+            raise PersistenceError(f"{path} is missing, but {MANIFEST} lists it; save again or fetch it again.")
+        if not path.resolve().is_relative_to(folder.resolve()) and not _is_hub_snapshot(folder):
+            raise PersistenceError(f"{path} lies outside of the folder; expected no links.")
+        if not isinstance(digest, str) or (got := _sha256(path)) != digest:
+            got = got if isinstance(digest, str) else "no sha256 to compare with"
+            raise PersistenceError(f"{path} has sha256 {got}, expected {digest!r}: cut short or altered.")
+    listed = set(files)
+    for part in ("encoder", "domains"):  # what libraries read on their own must be listed
+        for path in sorted((folder / part).rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if not path.is_dir() and name not in listed:
+                raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
+    return list(files)
+
+
+def _is_hub_snapshot(folder: Path) -> bool:
+    """Whether the folder is in the hub's cache, whose files are links to blobs beside it."""
+    return folder.parent.name == "snapshots"
+
+
+# --------------------------------------------------------- values with their types
+
+
+def _encode(value: Any) -> Any:
+    """A value of a parameter as JSON that remembers tuples and the keys of dicts."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return {"tuple" if isinstance(value, tuple) else "list": [_encode(v) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _decode(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "dict":
+        return {_decode(k): _decode(v) for k, v in content}
+    return {"list": list, "tuple": tuple}[kind](_decode(v) for v in content)
+
+
+def _encode_names(names: NDArray[Any]) -> dict[str, Any]:
+    return {"dtype": "object" if names.dtype == object else names.dtype.str, "values": names.tolist()}
+
+
+def _decode_names(content: dict[str, Any]) -> NDArray[Any]:
+    dtype, values = content["dtype"], content["values"]
+    if dtype != "object" and not re.fullmatch(r"[<>|=](U[0-9]{1,6}|[iuf][1248]|b1)", dtype):
+        raise ValueError(f"dtype {dtype!r}")
+    if not isinstance(values, list) or not all(isinstance(v, (str, bool, int, float)) for v in values):
+        raise ValueError("values are not all str, bool or numbers")
+    out = np.empty(len(values), dtype=dtype)
+    out[:] = values
+    if out.tolist() != values or len(set(values)) < len(values):
+        raise ValueError(f"values do not fit dtype {dtype!r} or repeat")
+    return out
+
+
+# ------------------------------------------------------------- domains on demand
+
+
+class StoredWeights(Mapping):
+    """Adapted tensors of every domain, read from a saved folder when they are first asked for.
+
+    Parameters
+    ----------
+    files : dict
+        Domain -> (path, sha256).
+    check : callable
+        Called with the path and the tensors; raises where they do not fit the meta-learner.
+    """
+
+    def __init__(self, files: dict[Any, tuple[Path, str]], check: Callable[[Path, Mapping], None]) -> None:
+        self._files, self._check = files, check
+        self._held: dict[Any, dict[str, torch.Tensor]] = {}
+
+    def __getitem__(self, domain: Any) -> dict[str, torch.Tensor]:
+        if domain not in self._held:
+            path, expected = self._files[domain]
+            with _reading(path):
+                digest = _sha256(path)
+            if digest != expected:
+                raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
+            tensors = _tensors(path)
+            self._check(path, tensors)
+            self._held[domain] = tensors
+        return self._held[domain]
+
+    def __or__(self, other: Mapping[Any, dict[str, torch.Tensor]]) -> StoredWeights:
+        both = StoredWeights(self._files, self._check)
+        both._held = {**self._held, **other}
+        return both
+
+    def __contains__(self, domain: object) -> bool:
+        return domain in self._files or domain in self._held
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(dict.fromkeys([*self._files, *self._held]))
+
+    def __len__(self) -> int:
+        return len({*self._files, *self._held})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # a pickle does not depend on the folder
+
+
+# ----------------------------------------------------------------------- save
+
+
+def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
+    """Write a fitted classifier to a folder; see `MetaFineTunedClassifier.save`."""
+    from importlib.metadata import version
+
+    from safetensors.torch import save_file
+    from sklearn.utils.validation import check_is_fitted
+
+    from .networks import quiet
+
+    check_is_fitted(clf)
+    target = Path(path).expanduser().absolute()
+    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
+    params, lost = {}, []
+    for name, value in clf.get_params(deep=False).items():
+        try:
+            params[name] = _encode(value)
+        except TypeError:
+            params[name] = None
+            lost.append(name)
+    if lost:
+        warnings.warn(
+            f"parameters {lost} cannot be kept in JSON and are saved as None: predictions are not affected, but set them "
+            "again before fit or adapt.",
+            UserWarning,
+            stacklevel=3,
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    try:
+        module = clf.net_.module_
+        with quiet():
+            module.encoder.save_pretrained(new / "encoder")
+            clf.tokenizer_.save_pretrained(new / "encoder")
+        heads = {
+            n: t.detach().cpu().contiguous() for n, t in module.state_dict().items() if not n.startswith("encoder.")
+        }
+        save_file(heads, new / "heads.safetensors")
+        arrays = {n: torch.from_numpy(np.ascontiguousarray(getattr(clf, n))) for n in _ARRAYS if hasattr(clf, n)}
+        arrays["class_counts_"] = torch.from_numpy(clf.class_counts_)
+        save_file(arrays, new / "arrays.safetensors")
+        (new / "domains").mkdir()
+        for number, domain in enumerate(clf.adapted_weights_):
+            tensors = {n: t.detach().cpu().contiguous() for n, t in clf.adapted_weights_[domain].items()}
+            save_file(tensors, new / "domains" / f"{number}.safetensors")
+        source = clf.encoder_source_
+        versions = {name: version(name) for name in _LIBRARIES}
+        corruption = module.corruption_head
+        _write_json(
+            new / "estimator.json",
+            {
+                "versions": versions,
+                "params": params,
+                "classes": _encode_names(clf.classes_),
+                "domains": _encode_names(clf.domains_),
+                "adapted_domains": [_encode(d) for d in clf.adapted_weights_],
+                "corruption_layers": None if corruption is None else list(corruption.layers),
+                "is_pair": clf.is_pair_,
+                "seed": clf.seed_,
+                "feature_names_in": [_encode(n) for n in clf.feature_names_in_]
+                if hasattr(clf, "feature_names_in_")
+                else None,
+                "n_features_in": getattr(clf, "n_features_in_", None),
+                "encoder_source": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
+                "history": [{k: _encode(v) for k, v in entry.items()} for entry in clf.history_],
+            },
+        )
+        (new / "README.md").write_text(_model_card(clf, versions, notes), encoding="utf-8")
+        files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+        _write_json(new / MANIFEST, {"format": FORMAT, "files": {name: _sha256(new / name) for name in files}})
+        for file in [*new.rglob("*"), new]:
+            _flush(file)
+        _swap(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
+    old = _kept_aside(target)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        if old.exists():
+            os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _kept_aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
+    counts = clf.class_counts_
+    classes, domains = clf.classes_.tolist(), clf.domains_.tolist()
+    lines = [
+        "---",
+        "library_name: skmft",
+        "pipeline_tag: text-classification",
+        "---",
+        "",
+        "# Text classifier for several domains, by Meta Fine-Tuning",
+        "",
+        f"Fitted with skmft from the encoder `{clf.encoder_source_.name}` on {int(counts.sum())} "
+        f"{'text pairs' if clf.is_pair_ else 'texts'}.",
+        "",
+        "```python",
+        "from skmft import MetaFineTunedClassifier",
+        "",
+        'clf = MetaFineTunedClassifier.load("path/of/this/folder")',
+        "clf.predict(X, domains=d)",
+        "```",
+        "",
+        "## Training rows",
+        "",
+        "| domain | " + " | ".join(map(str, classes)) + " | adapted |",
+        "| --- " * (len(classes) + 2) + "|",
+    ]
+    for name, row in zip(domains, counts):
+        has = "yes" if name in clf.adapted_weights_ else "no"
+        lines.append(f"| {name} | " + " | ".join(map(str, row.tolist())) + f" | {has} |")
+    later = [str(d) for d in clf.adapted_weights_ if d not in domains]
+    if later:
+        lines += ["", f"Adapted to later: {', '.join(later)}."]
+    lines += [
+        "",
+        "## Results",
+        "",
+        notes.strip() or "None were given when the model was saved.",
+        "",
+        "## Parameters",
+        "",
+    ]
+    lines += [f"- `{name}`: `{value!r}`" for name, value in clf.get_params(deep=False).items()]
+    lines += ["", "## Versions", "", ", ".join(f"{name} {number}" for name, number in versions.items()), ""]
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------------- load
+
+
+def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
+    """The folder itself, or the local snapshot of a repository of the hub."""
+    if Path(path).expanduser().is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(os.fspath(path), revision=revision))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise PersistenceError(
+            f"path={os.fspath(path)!r} is neither a folder nor a repository of the hub ({type(error).__name__}: {reason})."
+        ) from error
+
+
+def load(cls: type, path: str | os.PathLike) -> Any:
+    """Read a folder that `save` wrote; see `MetaFineTunedClassifier.load`."""
+    folder = Path(path).expanduser().absolute()
+    if not folder.exists() and _kept_aside(folder).is_dir():
+        folder = _kept_aside(folder)  # a save was cut off between two renames
+    if not folder.is_dir():
+        raise PersistenceError(
+            f"path={str(folder)!r} is no folder; expected one that MetaFineTunedClassifier.save wrote."
+        )
+    names = _verified(folder)
+    for name in ("estimator.json", "arrays.safetensors", "heads.safetensors", "encoder/config.json"):
+        if name not in names:
+            raise PersistenceError(f"{folder / name} is not in {MANIFEST}; the folder is not complete.")
+    about = folder / "estimator.json"
+    content = _read_json(about)
+    with _reading(about):
+        _typed(content["versions"], dict)
+        params = {name: _decode(value) for name, value in content["params"].items()}
+        clf = cls(**params)
+        if missing := set(clf.get_params(deep=False)) - set(params):
+            raise ValueError(f"params lack {sorted(missing)}")
+        clf._check_parameters()
+        _fall_back_to_a_device(clf)
+        clf.classes_, clf.domains_ = _decode_names(content["classes"]), _decode_names(content["domains"])
+        if len(clf.classes_) < 2 or not len(clf.domains_):
+            raise ValueError("fewer than two classes, or no domain")
+        clf.is_pair_, clf.seed_ = _typed(content["is_pair"], bool), _typed(content["seed"], int)
+        clf.history_ = [{k: _decode(v) for k, v in entry.items()} for entry in content["history"]]
+        if content["n_features_in"] is not None:
+            clf.n_features_in_ = _typed(content["n_features_in"], int)
+        if content["feature_names_in"] is not None:
+            clf.feature_names_in_ = np.array([_decode(n) for n in content["feature_names_in"]], dtype=object)
+        adapted = [_decode(d) for d in content["adapted_domains"]]
+        layers = content["corruption_layers"]
+        layers = None if layers is None else [_typed(layer, int) for layer in layers]
+        source = {k: content["encoder_source"][k] for k in ("name", "revision", "sha256")}
+    _read_arrays(clf, folder / "arrays.safetensors")
+    _read_networks(clf, folder, layers)
+    _read_source(clf, source, about)
+
+    def check(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        _same_shapes(path, tensors, clf.net_.module_.state_dict(), all_names=False)
+
+    files = {}
+    hashes = _read_json(folder / MANIFEST)["files"]
+    for number, domain in enumerate(adapted):
+        name = f"domains/{number}.safetensors"
+        if name not in hashes:
+            raise PersistenceError(f"{folder / name} is not in {MANIFEST}; the folder is not complete.")
+        with _reading(about):
+            files[domain] = (folder / name, hashes[name])
+    clf.adapted_weights_ = StoredWeights(files, check)
+    return clf
+
+
+def _fall_back_to_a_device(clf: Any) -> None:
+    from .training import resolve_device
+
+    try:
+        resolve_device(clf.device)
+    except ValueError:
+        warnings.warn(f"device={clf.device!r} is not here; the estimator was loaded with device='auto'.", stacklevel=5)
+        clf.device = "auto"
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} where a {kind.__name__} belongs")
+    return value
+
+
+def _read_source(clf: Any, source: dict[str, Any], about: Path) -> None:
+    from .networks import EncoderSource
+
+    with _reading(about):
+        revision = source["revision"]
+        clf.encoder_source_ = EncoderSource(
+            name=_typed(source["name"], str),
+            folder="",  # found again when typicality asks for it
+            revision=None if revision is None else _typed(revision, str),
+            sha256=_typed(source["sha256"], str),
+        )
+
+
+def _read_arrays(clf: Any, path: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in _tensors(path).items()}
+    with _reading(path):
+        clf.class_counts_ = arrays.pop("class_counts_")
+        if clf.class_counts_.shape != (len(clf.domains_), len(clf.classes_)):
+            raise ValueError(f"class_counts_ has shape {clf.class_counts_.shape}")
+        if arrays:
+            if set(arrays) != set(_ARRAYS):
+                raise ValueError(f"arrays {sorted(arrays)}; expected {sorted(_ARRAYS)}")
+            grid = (len(clf.domains_), len(clf.classes_))
+            shares = arrays["prototype_shares_"].shape
+            middle = shares[2:] if clf.n_prototypes > 1 else ()
+            if len(shares) != 3 or shares[:2] != grid or arrays["prototypes_"].shape[:-1] != (*grid, *middle):
+                raise ValueError("prototypes do not fit the domains and classes")
+            if len({arrays[n].shape for n in _ARRAYS[2:]}) > 1 or arrays["typicality_"].ndim != 1:
+                raise ValueError("typicality and similarities are not of one length")
+        for name, array in arrays.items():
+            setattr(clf, name, array)
+
+
+def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
+    from .corruption import CorruptionHead
+    from .networks import EncoderSource, TextClassifier, load_tokenizer
+    from .stages import Run
+
+    encoder_folder = folder / "encoder"
+    _check_encoder(encoder_folder)
+    source = EncoderSource(str(encoder_folder), str(encoder_folder), None, "")
+    run = Run.start(clf, clf.seed_)
+    with _reading(encoder_folder):
+        clf.tokenizer_ = load_tokenizer(source, clf.max_length)
+        encoder = run.load(source)
+    path = folder / "heads.safetensors"
+    heads = _tensors(path)
+    with _reading(path), run.generators("label head"):
+        hidden = encoder.config.hidden_size
+        module = TextClassifier(encoder, len(clf.classes_), clf.pooling)
+        if layers is not None:
+            module.corruption_head = CorruptionHead(hidden, len(clf.domains_), layers)
+    own = {n: t for n, t in module.state_dict().items() if not n.startswith("encoder.")}
+    _same_shapes(path, heads, own, all_names=True)
+    module.load_state_dict(heads, strict=False)
+    clf.net_ = run.net(module)
+    clf._n_features_out = hidden
+
+
+def _check_encoder(folder: Path) -> None:
+    """Compare the weights with what config.json asks for, before anything of that size is made."""
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModel
+
+    config_path = folder / "config.json"
+    raw = _read_json(config_path)
+    with _reading(config_path):
+        if "auto_map" in raw:
+            raise ValueError("auto_map names code, which is never run")
+        for name in ("num_hidden_layers", "n_layers", "num_layers"):
+            if name in raw and not 0 < _typed(raw[name], int) <= 1000:
+                raise ValueError(f"{name} is {raw[name]}")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            empty = AutoModel.from_config(config, trust_remote_code=False)
+    expected = {n: tuple(t.shape) for n, t in empty.state_dict().items() if not n.startswith("pooler.")}
+    found: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with _reading(path), safe_open(path, framework="pt") as file:
+            found.update({n: tuple(file.get_slice(n).get_shape()) for n in file.keys()})
+    if found != expected:
+        odd = sorted({n for n in {*found, *expected} if found.get(n) != expected.get(n)})[0]
+        raise PersistenceError(
+            f"{folder} is not one model: {odd!r} has shape {found.get(odd)} in the weights and {expected.get(odd)} by "
+            "config.json; save again."
+        )
+
+
+def _same_shapes(path: Path, got: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], all_names: bool) -> None:
+    wrong = {n for n in got if n not in own or own[n].shape != got[n].shape or own[n].dtype != got[n].dtype}
+    if all_names:
+        wrong |= set(own) - set(got)
+    if wrong or not got:
+        raise PersistenceError(
+            f"{path} does not fit the meta-learner: {sorted(wrong)[:3] or 'it is empty'}; save again."
+        )
