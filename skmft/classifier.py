@@ -17,13 +17,13 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.metrics import accuracy_score
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
 from .adaptation import can_adapt
 from .corruption import CORRUPTION_LABELS
-from .encoding import TokenizedTexts, tokenize
+from .encoding import TokenizedTexts
 from .inputs import (
     balance_classes,
     order_columns,
@@ -121,6 +121,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         string scorers, ``GridSearchCV.predict``, calibration.
     unknown_domain : {"meta", "error"}, default="meta"
         What predictions do for a domain that neither `fit` nor `adapt` has seen: the meta-learner answers, or an error.
+    memory : str, path or joblib.Memory, default=None
+        Folder where token ids and the pre-trained encoder's embeddings are kept, one a text, so that the candidates and
+        folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
+        encoder's name and weights, its tokenizer, `max_length`, `pooling` and the precision, and on nothing else.
 
     Attributes
     ----------
@@ -225,6 +229,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "verbose": ["verbose"],
         "domain_column": [str, Integral, None],
         "unknown_domain": [StrOptions({"meta", "error"})],
+        "memory": [str, os.PathLike, HasMethods(["cache"]), None],
     }
 
     def __init__(
@@ -256,6 +261,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         verbose: int = 0,
         domain_column: Hashable | None = None,
         unknown_domain: str = "meta",
+        memory: Any = None,
     ) -> None:
         self.model = model
         self.pooling = pooling
@@ -283,6 +289,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.verbose = verbose
         self.domain_column = domain_column
         self.unknown_domain = unknown_domain
+        self.memory = memory
 
     # ------------------------------------------------------------------ fit
 
@@ -351,13 +358,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
         rows = Rows(
-            tokenize(tokenizer, texts, self.max_length, reads_token_types(encoder)),
+            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
             positions(y, classes),
             positions(domains, names),
             sample_weight,
         )
         history: list[dict[str, Any]] = []
-        t, stage1 = score_typicality(run, encoder, rows, len(classes), len(names), history)
+        t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
         net = meta_fine_tune(run, encoder, rows.where(used), t[used], classes, names, layers, history)
         adapted = {}
         if self.adaptation is not None and not no_domains:
@@ -644,7 +651,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 f"had {self.encoder_source_.sha256}; restore them or fit again."
             )
         run = Run.start(self, self.seed_)
-        embeddings = run.embed(run.load(source), tokens)
+        embeddings = run.embed_pretrained(run.load(source), source, tokens)
         prototypes = self.prototypes_
         own, cross = similarities(
             embeddings,
@@ -689,7 +696,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             now, then = ("pairs", "single texts") if not self.is_pair_ else ("single texts", "pairs")
             raise ValueError(f"X holds {now}, but the estimator was fitted on {then}; pass {then}.")
         token_types = reads_token_types(self.net_.module_.encoder)
-        return tokenize(self.tokenizer_, texts, self.max_length, token_types), column
+        run = Run.start(self, self.seed_)
+        return run.tokenize(self.tokenizer_, self.encoder_source_, texts, token_types), column
 
     def _known_labels(self, y: ArrayLike, n_rows: int) -> NDArray[np.int64]:
         y = read_labels(y, n_rows)

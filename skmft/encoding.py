@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_memory
 
 Text = str | tuple[str, str]
 
@@ -72,6 +79,100 @@ class TokenizedTexts:
             None if self.type_ids is None else np.concatenate([self.type_ids[:0], *(self.type_ids[p] for p in pieces)]),
             self.pad_id,
         )
+
+    def row(self, i: int) -> NDArray[np.int32]:
+        """Text i: its ids, or ids and token types, shape (n,) or (2, n)."""
+        piece = slice(self.offsets[i], self.offsets[i + 1])
+        return self.ids[piece] if self.type_ids is None else np.stack([self.ids[piece], self.type_ids[piece]])
+
+
+class RowStore:
+    """One array a row, computed once and kept in a file that processes share.
+
+    Parameters
+    ----------
+    memory : str, path, joblib.Memory or None
+        As in scikit-learn's Pipeline; None, or a Memory without a location, keeps nothing.
+    *namespace : str or int
+        What the arrays depend on besides their row's key.
+    """
+
+    def __init__(self, memory: Any, *namespace: Any) -> None:
+        memory = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
+        backend = getattr(memory, "store_backend", None)
+        self.path: Path | None = None
+        if backend is not None:
+            name = hashlib.sha256(json.dumps(namespace).encode()).hexdigest()[:32]
+            self.path = Path(backend.location) / "skmft" / f"{namespace[0]}-{name}.sqlite"
+
+    def get(
+        self,
+        keys: Sequence[bytes],
+        compute: Callable[[NDArray[np.int64]], Sequence[NDArray[Any]]],
+        dtype: type[np.generic],
+    ) -> list[NDArray[Any]]:
+        """Flat arrays of all keys.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+        compute : callable
+            Takes the positions of keys whose arrays are not there yet (each key once), returns their arrays. Other
+            processes that miss something wait meanwhile, so that nothing is computed twice.
+        dtype : numpy type
+            Of the arrays.
+        """
+        if self.path is None:
+            return list(compute(np.arange(len(keys))))
+        position: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            position.setdefault(key, i)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=24 * 3600, isolation_level=None)) as db:
+            db.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, array BLOB) WITHOUT ROWID")
+            found = self._read(db, list(position))
+            if len(found) < len(position):
+                db.execute("BEGIN IMMEDIATE")  # the write lock; closing without commit drops it
+                found |= self._read(db, [key for key in position if key not in found])
+                missing = [key for key in position if key not in found]
+                if missing:
+                    arrays = compute(np.array([position[key] for key in missing]))
+                    new = {key: np.ascontiguousarray(a, dtype).tobytes() for key, a in zip(missing, arrays)}
+                    db.executemany("INSERT INTO arrays VALUES (?, ?)", new.items())
+                    found |= new
+                db.execute("COMMIT")
+        return [np.frombuffer(found[key], dtype) for key in keys]
+
+    @staticmethod
+    def _read(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(keys), 500):
+            some = keys[start : start + 500]
+            places = ", ".join("?" * len(some))
+            found.update(db.execute(f"SELECT key, array FROM arrays WHERE key IN ({places})", some))
+        return found
+
+
+def tokenize_once(
+    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool
+) -> TokenizedTexts:
+    """`tokenize`, but each text only once in the life of the store."""
+    if store.path is None:
+        return tokenize(tokenizer, texts, max_length, token_types)
+    keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in texts]
+
+    def compute(rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        tokens = tokenize(tokenizer, [texts[i] for i in rows], max_length, token_types)
+        return [tokens.row(i) for i in range(len(tokens))]
+
+    arrays = [a.reshape(2 if token_types else 1, -1) for a in store.get(keys, compute, np.int32)]
+    flat = np.concatenate(arrays, axis=1)
+    return TokenizedTexts(
+        flat[0],
+        np.cumsum([0, *(a.shape[1] for a in arrays)]),
+        flat[1].astype(np.int8) if token_types else None,
+        tokenizer.pad_token_id,
+    )
 
 
 def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool) -> TokenizedTexts:

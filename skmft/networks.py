@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib.util
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -233,6 +234,16 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
             "use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT."
         )
     return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    else:
+        whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def reads_token_types(encoder: Encoder) -> bool:

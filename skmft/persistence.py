@@ -235,7 +235,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
     params, lost = {}, []
-    for name, value in clf.get_params(deep=False).items():
+    for name, value in {**clf.get_params(deep=False), "memory": None}.items():  # memory is a place on this machine
         try:
             params[name] = _encode(value)
         except TypeError:
@@ -366,7 +366,7 @@ def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
         "## Parameters",
         "",
     ]
-    lines += [f"- `{name}`: `{value!r}`" for name, value in clf.get_params(deep=False).items()]
+    lines += [f"- `{name}`: `{value!r}`" for name, value in clf.get_params(deep=False).items() if name != "memory"]
     lines += ["", "## Versions", "", ", ".join(f"{name} {number}" for name, number in versions.items()), ""]
     return "\n".join(lines)
 
@@ -407,7 +407,7 @@ def load(cls: type, path: str | os.PathLike) -> Any:
     with _reading(about):
         _typed(content["versions"], dict)
         params = {name: _decode(value) for name, value in content["params"].items()}
-        clf = cls(**params)
+        clf = cls(**{**params, "memory": None})  # a folder from elsewhere does not say where to write
         if missing := set(clf.get_params(deep=False)) - set(params):
             raise ValueError(f"params lack {sorted(missing)}")
         clf._check_parameters()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +20,9 @@ from sklearn.utils import check_random_state
 
 from .adaptation import adapt_to_domain, can_adapt
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
-from .encoding import TokenizedTexts
+from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
-from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool
+from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
 from .training import (
     FineTuningNet,
     TrainingRows,
@@ -73,6 +73,16 @@ class Run:
         with self.generators("encoder"):
             return load_encoder(source)
 
+    def tokenize(
+        self, tokenizer: Any, source: EncoderSource, texts: Sequence[Text], token_types: bool
+    ) -> TokenizedTexts:
+        """Token ids of the texts, from the user's `memory` where they are there."""
+        memory, max_length = self.params.memory, self.params.max_length
+        if memory is None:
+            return tokenize(tokenizer, texts, max_length, token_types)
+        about = (source.name, source.sha256, tokenizer_fingerprint(tokenizer), max_length, token_types)
+        return tokenize_once(RowStore(memory, "tokens", *about), tokenizer, texts, max_length, token_types)
+
     def embed(self, encoder: Encoder, tokens: TokenizedTexts, description: str = "") -> NDArray[np.float32]:
         """Pooled last layer of every row, shape (n_rows, hidden)."""
         encoder = encoder.to(self.device).eval()
@@ -82,6 +92,26 @@ class Run:
             encoder.config.hidden_size,
             description if self.params.verbose else "",
         )
+
+    def embed_pretrained(
+        self, encoder: Encoder, source: EncoderSource, tokens: TokenizedTexts, description: str = ""
+    ) -> NDArray[np.float32]:
+        """`embed` by the pre-trained encoder, from the user's `memory` where rows are there."""
+        if self.params.memory is None:
+            return self.embed(encoder, tokens, description)
+        about = (
+            source.name,
+            source.sha256,
+            self.params.max_length,
+            self.params.pooling,
+            str(self.dtype),
+            self.device.type,
+        )
+        keys = [hashlib.sha256(tokens.row(i).tobytes()).digest() for i in range(len(tokens))]
+        rows = RowStore(self.params.memory, "embeddings", *about).get(
+            keys, lambda missing: list(self.embed(encoder, tokens.subset(missing), description)), np.float32
+        )
+        return np.stack(rows)
 
     def batches(
         self, forward: Callable[..., torch.Tensor], tokens: TokenizedTexts, width: int, description: str = ""
@@ -137,6 +167,7 @@ class Rows:
 def score_typicality(
     run: Run,
     encoder: Encoder,
+    source: EncoderSource,
     rows: Rows,
     n_classes: int,
     n_domains: int,
@@ -150,7 +181,7 @@ def score_typicality(
     embeddings = np.zeros((len(used), encoder.config.hidden_size), dtype=np.float32)
     for part in (used, ~used):  # apart, so that rows of weight 0 change no batch of the others
         if part.any():
-            embeddings[part] = run.embed(encoder, rows.where(part).tokens, "typicality")
+            embeddings[part] = run.embed_pretrained(encoder, source, rows.where(part).tokens, "typicality")
     prototypes, shares = class_domain_prototypes(
         embeddings[used],
         rows.labels[used],

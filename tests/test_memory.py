@@ -1,0 +1,183 @@
+"""`memory=`: tokens and stage-1 embeddings are computed once a text, and are the ones that would be computed anew."""
+
+import multiprocessing
+import sqlite3
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from conftest import make_texts
+from sklearn.model_selection import GridSearchCV
+
+from skmft import encoding, stages
+from skmft.encoding import RowStore
+from skmft.networks import find_encoder, load_tokenizer, tokenizer_fingerprint
+
+GRID = {"corruption_weight": [0, 0.1, 1, 10]}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Texts that the tokenizer and the pre-trained encoder really get."""
+    counts = {"tokenized": [], "embedded": 0}
+    tokenize, embed = encoding.tokenize, stages.Run.embed
+
+    def count_tokenize(tokenizer, texts, *args, **kwargs):
+        counts["tokenized"].extend(texts)
+        return tokenize(tokenizer, texts, *args, **kwargs)
+
+    def count_embed(run, encoder, tokens, *args):
+        counts["embedded"] += len(tokens)
+        return embed(run, encoder, tokens, *args)
+
+    monkeypatch.setattr(encoding, "tokenize", count_tokenize)
+    monkeypatch.setattr(stages, "tokenize", count_tokenize)
+    monkeypatch.setattr(stages.Run, "embed", count_embed)
+    return counts
+
+
+def rows_in(folder, kind):
+    total = 0
+    for path in Path(folder).rglob(f"{kind}-*.sqlite"):
+        with sqlite3.connect(path) as db:
+            total += db.execute("SELECT count(*) FROM arrays").fetchone()[0]
+        db.close()
+    return total
+
+
+def search(clf, data, **params):
+    X, y, d = data
+    with sklearn.config_context(enable_metadata_routing=True):
+        return GridSearchCV(clf, GRID, cv=3, error_score="raise", **params).fit(X, y, domains=d)
+
+
+def test_each_text_once_in_a_search(make, data, tmp_path, counted):
+    X = data[0]
+    clf = make(meta_epochs=1, adaptation_epochs=1, memory=tmp_path)
+    first = search(clf, data)
+    assert sorted(counted["tokenized"]) == sorted(set(X))
+    assert counted["embedded"] == len(set(X)) == rows_in(tmp_path, "embeddings") == rows_in(tmp_path, "tokens")
+    again = search(clf, data)  # another run finds everything
+    assert len(counted["tokenized"]) == counted["embedded"] == len(set(X))
+    np.testing.assert_array_equal(first.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"])
+    without = search(make(meta_epochs=1, adaptation_epochs=1), data)
+    assert len(counted["tokenized"]) > 10 * len(X)
+    np.testing.assert_allclose(first.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"])
+
+
+def test_each_text_once_in_two_processes(make, data, tmp_path, counted):
+    clf = make(meta_epochs=1, adaptation_epochs=1, memory=str(tmp_path))
+    search(clf, data, n_jobs=2)
+    # an array that two processes had both computed would have failed to be inserted
+    assert rows_in(tmp_path, "tokens") == rows_in(tmp_path, "embeddings") == len(set(data[0]))
+    search(clf, data)
+    assert not counted["tokenized"] and not counted["embedded"]
+
+
+def test_the_same_model_with_and_without(make, data, tmp_path):
+    X, y, d = data
+    plain = make(corruption_weight=1).fit(X, y, domains=d)
+    for _ in range(2):  # filled, then read
+        kept = make(corruption_weight=1, memory=joblib.Memory(tmp_path, verbose=0)).fit(X, y, domains=d)
+        np.testing.assert_allclose(kept.typicality_, plain.typicality_, atol=1e-6)
+        np.testing.assert_allclose(kept.predict_proba(X, d), plain.predict_proba(X, d), atol=1e-4)
+        np.testing.assert_allclose(kept.typicality(X, y, d), plain.typicality_, atol=1e-6)
+    joblib.Memory(tmp_path, verbose=0).clear(warn=False)
+    assert not list(tmp_path.rglob("*.sqlite"))
+
+
+@pytest.mark.parametrize("token_types", [True, False])
+def test_pairs_and_token_types(make, tiny_models, tmp_path, token_types):
+    X, y, d = make_texts(24)
+    pairs = pd.DataFrame({"a": X, "b": X[::-1]})
+    model = tiny_models["bert" if token_types else "roberta"]
+    plain = make(model=model).fit(pairs, y, domains=d)
+    for _ in range(2):
+        kept = make(model=model, memory=tmp_path).fit(pairs, y, domains=d)
+        np.testing.assert_array_equal(kept.predict_proba(pairs, d), plain.predict_proba(pairs, d))
+    single = make(model=model, memory=tmp_path).fit(X, y, domains=d)  # a text is no pair
+    np.testing.assert_allclose(
+        single.predict_proba(X, d), make(model=model).fit(X, y, d).predict_proba(X, d), atol=1e-5
+    )
+
+
+def test_what_the_arrays_depend_on(make, tiny_models, data, tmp_path, counted):
+    X, y, d = data
+    settings = [
+        {},
+        {"max_length": 16},
+        {"pooling": "cls"},
+        {"precision": "bfloat16"},
+        {"model": tiny_models["mpnet"]},
+    ]
+    for number, changes in enumerate(settings, start=1):
+        make(meta_epochs=1, adaptation=None, memory=tmp_path, **changes).fit(X, y, domains=d)
+        assert counted["embedded"] == number * len(set(X)), changes
+    for changes in ({"corruption_weight": 1}, {"typicality_balance": 0.1}, {"batch_size": 7}, {"random_state": 5}):
+        make(meta_epochs=1, adaptation=None, memory=tmp_path, **changes).fit(X, y, domains=d)
+    assert counted["embedded"] == len(settings) * len(set(X))
+    assert len(counted["tokenized"]) == 3 * len(set(X))  # length and model alone
+
+
+def test_another_tokenizer_has_other_tokens(tiny):
+    tokenizer = load_tokenizer(find_encoder(tiny), 32)
+    before = tokenizer_fingerprint(tokenizer)
+    encoding.tokenize(tokenizer, ["good"], 8, False)  # sets a truncation
+    assert tokenizer_fingerprint(tokenizer) == before
+    assert before == tokenizer_fingerprint(load_tokenizer(find_encoder(tiny), 32))
+    tokenizer.add_tokens(["zebra"])
+    assert tokenizer_fingerprint(tokenizer) != before
+
+
+def test_a_search_draws_prototypes_from_its_own_rows(make, data, tmp_path):
+    X, y, d = data
+    whole = make(meta_epochs=1, adaptation=None, memory=tmp_path).fit(X, y, domains=d)
+    half = make(meta_epochs=1, adaptation=None, memory=tmp_path).fit(X[:24], y[:24], domains=d[:24])
+    expected = make(meta_epochs=1, adaptation=None).fit(X[:24], y[:24], domains=d[:24])
+    np.testing.assert_allclose(half.prototypes_, expected.prototypes_, atol=1e-6)
+    assert np.abs(half.prototypes_ - whole.prototypes_).max() > 1e-3
+
+
+def work(folder, number):
+    def compute(rows):
+        time.sleep(0.05)
+        with open(Path(folder) / f"log{number}", "a") as log:
+            log.writelines(f"{i}\n" for i in rows)
+        return [np.arange(i) for i in rows]
+
+    for start in range(0, 60, 10):
+        keys = [bytes([i]) for i in range(60)]
+        positions = list(range(start + 30)) if start + 30 <= 60 else list(range(60))
+        arrays = RowStore(str(folder), "numbers").get(
+            [keys[i] for i in positions],
+            lambda rows, positions=positions: compute([positions[r] for r in rows]),
+            np.int64,
+        )
+        assert all(np.array_equal(a, np.arange(i)) for a, i in zip(arrays, positions))
+
+
+def test_processes_compute_each_row_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(str(tmp_path), n)) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [p.exitcode for p in processes] == [0] * 2
+    done = [int(line) for log in tmp_path.glob("log*") for line in log.read_text().split()]
+    assert sorted(done) == list(range(60))
+
+
+def test_a_failure_keeps_nothing_and_blocks_nobody(tmp_path):
+    store = RowStore(tmp_path, "numbers")
+    with pytest.raises(ZeroDivisionError):
+        store.get([b"a"], lambda rows: 1 / 0, np.int64)
+    [array] = store.get([b"a"], lambda rows: [np.array([7])], np.int64)
+    assert array.tolist() == [7]
+    twice = store.get([b"b", b"a", b"b"], lambda rows: [np.array([int(r)]) for r in rows], np.int64)
+    assert [a.tolist() for a in twice] == [[0], [7], [0]]
+    assert [a.tolist() for a in RowStore(None, "numbers").get([b"b"], lambda rows: [rows + 1], np.int64)] == [[1]]
