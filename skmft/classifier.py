@@ -520,6 +520,84 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         return load(cls, fetch(path, revision))
 
+    def to_sentence_transformer(self, domain: Any = None) -> Any:
+        """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
+
+        Parameters
+        ----------
+        domain : str, int or bool, default=None
+            Domain whose adapted encoder is taken; None takes the meta-learner's.
+
+        Returns
+        -------
+        sentence_transformers.SentenceTransformer
+            On the CPU. With ``domain=None`` its ``encode(X)`` is `transform` in float32.
+
+        Raises
+        ------
+        ImportError
+            Without the package sentence-transformers (extra ``skmft[sentence-transformers]``).
+        ValueError
+            If the domain has no adapted model.
+        """
+        from .export import to_sentence_transformer
+
+        return to_sentence_transformer(self, domain)
+
+    def to_onnx(self, path: str | os.PathLike, domain: Any = None) -> list[str]:
+        """Write a model as an ONNX file, from token ids to label logits, for any batch and length.
+
+        Parameters
+        ----------
+        path : path
+            File to write.
+        domain : str, int or bool, default=None
+            Domain whose adapted model is taken; None takes the meta-learner.
+
+        Returns
+        -------
+        list of str
+            Names of the inputs, each int64 of shape (batch, tokens): what `tokenizer_` makes. The output is ``"logits"``,
+            float32, shape (batch, n_classes), classes in the order of `classes_`.
+
+        Raises
+        ------
+        ImportError
+            Without the packages onnx and onnxscript (extra ``skmft[onnx]``).
+        ValueError
+            If the domain has no adapted model.
+        """
+        from .export import to_onnx
+
+        return to_onnx(self, path, domain)
+
+    def to_transformers(self, domain: Any = None) -> tuple[Any, Any]:
+        """Make a stock transformers classifier, as ``pipeline("text-classification")`` takes it.
+
+        The stock classifiers have a layer with tanh before the last one; it is set so near to linear that logits agree to
+        1e-5.
+
+        Parameters
+        ----------
+        domain : str, int or bool, default=None
+            Domain whose adapted model is taken; None takes the meta-learner.
+
+        Returns
+        -------
+        model, tokenizer : tuple
+            Of class AutoModelForSequenceClassification's choice, on the CPU, its labels the strings of `classes_`; and
+            the tokenizer.
+
+        Raises
+        ------
+        ValueError
+            Unless ``pooling="cls"`` and the encoder is a BERT, RoBERTa or MPNet: others have no stock class of this form.
+            Or if the domain has no adapted model.
+        """
+        from .export import to_transformers
+
+        return to_transformers(self, domain)
+
     # ------------------------------------------------------------ prediction
 
     def decision_function(self, X: Any, domains: Any = None) -> NDArray[np.float64]:

@@ -1,0 +1,203 @@
+"""What is exported answers as the estimator does, in a process that knows nothing of skmft."""
+
+import builtins
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_texts
+
+DOMAINS = (None, "books", "kitchen", "music")
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["mean", "cls"])
+def exported(request, family, tiny_models):
+    """An estimator in float32, fitted on two domains and adapted to a third."""
+    from skmft import MetaFineTunedClassifier
+
+    X, y, d = make_texts(48)
+    clf = MetaFineTunedClassifier(
+        tiny_models[family],
+        pooling=request.param,
+        meta_epochs=3,
+        adaptation_epochs=2,
+        learning_rate=3e-3,
+        adaptation_learning_rate=None,
+        batch_size=16,
+        precision="float32",
+        random_state=0,
+    ).fit(X, y, domains=d)
+    return clf.adapt(*make_texts(16, seed=3)[:2], "music")
+
+
+X = [*make_texts(20, seed=7)[0], "", "good " * 200, "knife"]  # of mixed lengths
+
+
+def elsewhere(code, *args):
+    """Run code in another process, with X and paths as JSON; what it prints is JSON."""
+    code = (
+        f"import json, sys, warnings\nwarnings.simplefilter('ignore')\nX, args = json.loads(sys.stdin.read())\n{code}"
+    )
+    code += "\nassert 'skmft' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps([X, args]), capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def logits(clf, domain):
+    return clf._logits(X, None if domain is None else domain)
+
+
+def test_sentence_transformer(exported, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
+    for i, domain in enumerate(DOMAINS):
+        exported.to_sentence_transformer(domain).save(str(tmp_path / str(i)))
+    code = """
+from sentence_transformers import SentenceTransformer
+out = []
+for i in range(4):
+    model = SentenceTransformer(f"{args[0]}/{i}", device="cpu")
+    assert [type(m).__name__ for m in model] == ["Transformer", "Pooling"]
+    out.append([model.encode(X, batch_size=b).tolist() for b in (1, 8)])
+print(json.dumps(out))
+"""
+    found = elsewhere(code, str(tmp_path))
+    heads = {}
+    for domain, both in zip(DOMAINS, found):
+        module = exported.net_.module_ if domain is None else domain_module(exported, domain)
+        for embeddings in both:
+            if domain is None:
+                np.testing.assert_allclose(embeddings, exported.transform(X), atol=1e-5)
+            weight, bias = (getattr(module.label_head, n).detach().numpy() for n in ("weight", "bias"))
+            np.testing.assert_allclose(embeddings @ weight.T + bias, logits(exported, domain), atol=1e-4)
+        heads[domain] = both[0]
+    assert np.abs(np.array(heads["books"]) - heads[None]).max() > 1e-4
+
+
+def domain_module(clf, domain):
+    from skmft.networks import with_tensors
+
+    return with_tensors(clf.net_.module_, clf.adapted_weights_[domain])
+
+
+def test_onnx(exported, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra skmft[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    for i, domain in enumerate(DOMAINS):
+        names = exported.to_onnx(tmp_path / f"{i}.onnx", domain)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [f"{i}.onnx" for i in range(4)]
+    batches = [X[:1], X[1:9], X[9:]]
+    inputs = []
+    for texts in batches:
+        encoded = exported.tokenizer_(
+            texts, padding=True, truncation=True, max_length=128, return_token_type_ids="token_type_ids" in names
+        )
+        inputs.append({name: encoded[name] for name in names})
+    code = """
+import numpy as np
+import onnxruntime
+out = []
+for i in range(4):
+    session = onnxruntime.InferenceSession(f"{args[0]}/{i}.onnx")
+    out.append([])
+    for batch in args[1]:
+        out[-1] += session.run(["logits"], {n: np.array(v, dtype=np.int64) for n, v in batch.items()})[0].tolist()
+print(json.dumps(out))
+"""
+    for domain, found in zip(DOMAINS, elsewhere(code, str(tmp_path), inputs)):
+        np.testing.assert_allclose(found, logits(exported, domain), atol=1e-4)
+
+
+def test_transformers_pipeline(exported, tmp_path):
+    if exported.pooling == "mean":
+        with pytest.raises(ValueError, match=r"pooling='mean'.*to_sentence_transformer for embeddings or to_onnx"):
+            exported.to_transformers()
+        return
+    for i, domain in enumerate(DOMAINS):
+        model, tokenizer = exported.to_transformers(domain)
+        model.save_pretrained(tmp_path / str(i))
+        tokenizer.save_pretrained(tmp_path / str(i))
+    code = """
+from transformers import pipeline
+out = []
+for i in range(4):
+    pipe = pipeline("text-classification", model=f"{args[0]}/{i}", top_k=None, function_to_apply="none")
+    answers = pipe(X, batch_size=4, truncation=True, max_length=128)
+    out.append([{a["label"]: a["score"] for a in row} for row in answers])
+print(json.dumps(out))
+"""
+    for domain, found in zip(DOMAINS, elsewhere(code, str(tmp_path))):
+        ours = logits(exported, domain)
+        theirs = [[row[c] for c in exported.classes_] for row in found]
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "deberta-v3", "mpnet", "modernbert"])
+def test_other_families(make, tiny_models, family, tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    texts, y, d = make_texts(24)
+    clf = make(model=tiny_models[family], pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
+    names = clf.to_onnx(tmp_path / "model.onnx")
+    encoded = clf.tokenizer_(X, padding=True, truncation=True, max_length=128, return_tensors="np")
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    np.testing.assert_allclose(found, logits(clf, None), atol=1e-4)
+    if family != "mpnet":
+        with pytest.raises(ValueError, match=r"whose stock classifier cannot hold a linear head.*to_onnx for logits"):
+            clf.to_transformers()
+
+
+def test_pairs_to_onnx(make, tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    texts, y, d = make_texts(24)
+    pairs = pd.DataFrame({"a": texts, "b": texts[::-1]})
+    clf = make(meta_epochs=1, adaptation=None).fit(pairs, y, domains=d)
+    names = clf.to_onnx(tmp_path / "model.onnx")
+    assert names == ["input_ids", "attention_mask", "token_type_ids"]
+    encoded = clf.tokenizer_(texts, texts[::-1], padding=True, return_tensors="np", return_token_type_ids=True)
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    np.testing.assert_allclose(found, clf._logits(pairs, None), atol=1e-4)
+
+
+def test_errors(fitted, make, monkeypatch, tmp_path):
+    for call in (
+        fitted.to_sentence_transformer,
+        fitted.to_transformers,
+        lambda domain: fitted.to_onnx(tmp_path / "m", domain),
+    ):
+        with pytest.raises(
+            ValueError, match=r"domain='garden' has no adapted model \(adapted: \['books', 'kitchen'\]\)"
+        ):
+            call("garden")
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] in ("onnx", "onnxscript", "sentence_transformers"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr("skmft.export.import_module", without)
+    with pytest.raises(ImportError, match=r"needs the package 'onnx': pip install 'skmft\[onnx\]'"):
+        fitted.to_onnx(tmp_path / "m")
+    with pytest.raises(ImportError, match=r"pip install 'skmft\[sentence-transformers\]'"):
+        fitted.to_sentence_transformer()
+    assert not list(tmp_path.iterdir())
+
+
+def test_exports_leave_the_estimator_alone(fitted, tmp_path):
+    before = copy.deepcopy(fitted.net_.module_.state_dict())
+    fitted.to_onnx(tmp_path / "m.onnx", "books")
+    fitted.to_sentence_transformer("books")
+    assert fitted.net_.module_.corruption_head is not None
+    assert all(np.array_equal(before[n], t) for n, t in fitted.net_.module_.state_dict().items())
