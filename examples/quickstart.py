@@ -62,7 +62,9 @@ def plot(table: pd.DataFrame, clf: MetaFineTunedClassifier, train: pd.DataFrame,
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[3, 2], layout="constrained")
     colours = ["#999999", "#e69f00", "#56b4e9", "#0072b2"]
     table.plot.bar(ax=left, color=colours, width=0.8, rot=0)
-    left.set(ylabel="accuracy on test rows", xlabel="", ylim=(max(0, table.to_numpy().min() - 0.1), 1))
+    left.set(
+        ylabel="accuracy on test rows (0.5: by chance)", xlabel="", ylim=(min(0.5, table.to_numpy().min() - 0.05), 1)
+    )
     left.legend(loc="upper center", ncols=2, fontsize="small", frameon=False)
     names = sorted(train["domain"].unique())
     right.boxplot([clf.typicality_[train["domain"] == d] for d in names], tick_labels=names)

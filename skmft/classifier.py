@@ -722,14 +722,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if domains is None and column is None:
             domains = np.full(len(tokens), None)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
-        if source.sha256 != self.encoder_source_.sha256:
-            raise ValueError(
-                f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}, but those of fit "
-                f"had {self.encoder_source_.sha256}; restore them or fit again."
-            )
-        run = Run.start(self, self.seed_)
-        embeddings = run.embed_pretrained(run.load(source), source, tokens)
+        embeddings = self._embed_pretrained_tokens(tokens)
         prototypes = self.prototypes_
         own, cross = similarities(
             embeddings,
@@ -739,6 +732,20 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             self.prototype_shares_,
         )
         return typicality(own, cross, self.typicality_balance)
+
+    def _embed_pretrained(self, X: Any) -> NDArray[np.float32]:
+        """Pooled embeddings by the pre-trained encoder, whose weights are loaded again; a domain column is not read."""
+        return self._embed_pretrained_tokens(self._tokenize(X)[0])
+
+    def _embed_pretrained_tokens(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
+        source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
+        if source.sha256 != self.encoder_source_.sha256:
+            raise ValueError(
+                f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}, but those of fit "
+                f"had {self.encoder_source_.sha256}; restore them or fit again."
+            )
+        run = Run.start(self, self.seed_)
+        return run.embed_pretrained(run.load(source), source, tokens)
 
     def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
         check_is_fitted(self)

@@ -1,0 +1,455 @@
+"""Pictures and tables of a fitted classifier, in the style of scikit-learn's displays (extra ``skmft[plot]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from .metrics import _by_domain
+
+# Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
+_COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
+_MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
+
+
+def _axes(ax: Any, width: float, height: float) -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plot needs the package 'matplotlib': pip install 'skmft[plot]'.") from error
+    if ax is None:
+        _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    return ax
+
+
+class _Display:
+    """What all displays share: after `plot`, the axes are in `ax_` and the figure in `figure_`."""
+
+    ax_: Any
+    figure_: Any
+
+    def _drawn(self, ax: Any) -> Any:
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+class TypicalityDisplay(_Display):
+    """Distribution of typicality in every domain and class, as box plots.
+
+    Parameters
+    ----------
+    typicality : array-like, shape (n_samples,)
+    y, domains : array-like, shape (n_samples,)
+
+    Examples
+    --------
+    >>> from skmft.inspection import TypicalityDisplay
+    >>> display = TypicalityDisplay.from_predictions([0.9, 0.8, 0.7], ["a", "b", "a"], ["books", "books", "dvd"])
+    >>> display.groups[("books", "a")].tolist()
+    [0.9]
+    """
+
+    def __init__(self, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
+        values, labels = np.asarray(typicality, dtype=float), np.asarray(y)
+        self.classes = np.unique(labels).tolist()
+        self.groups: dict[tuple[Any, Any], NDArray[np.float64]] = {}
+        for domain, rows in _by_domain(domains, len(values)).items():
+            for label in self.classes:
+                self.groups[domain, label] = values[rows][labels[rows] == label]
+        self.domains = list(dict.fromkeys(domain for domain, _ in self.groups))
+
+    @classmethod
+    def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> TypicalityDisplay:
+        """Score rows against the fitted prototypes (``clf.typicality``) and draw them."""
+        return cls(clf.typicality(X, y, domains), y, domains).plot(ax)
+
+    @classmethod
+    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike) -> TypicalityDisplay:
+        """Take typicalities that are there already, such as ``clf.typicality_`` of the training rows."""
+        return cls(typicality, y, domains)
+
+    def plot(self, ax: Any = None) -> TypicalityDisplay:
+        """Draw onto `ax`, or onto new axes."""
+        ax = _axes(ax, 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains))
+        n = len(self.classes)
+        for j, label in enumerate(self.classes):
+            values = [self.groups[d, label] for d in self.domains]
+            places = [k * (n + 0.6) + j for k in range(len(self.domains))]
+            kept = [(p, v) for p, v in zip(places, values) if len(v)]
+            ax.boxplot(
+                [v for _, v in kept],
+                positions=[p for p, _ in kept],
+                orientation="horizontal",
+                widths=0.8,
+                patch_artist=True,
+                boxprops={"facecolor": _COLOURS[j % 8], "alpha": 0.8},
+                medianprops={"color": "black"},
+                flierprops={"markersize": 3},
+                label=str(label),
+            )
+        middle = [k * (n + 0.6) + (n - 1) / 2 for k in range(len(self.domains))]
+        ax.set_yticks(middle, [str(d) for d in self.domains])
+        ax.invert_yaxis()
+        ax.set_xlabel("typicality")
+        ax.legend(title="class", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        return self._drawn(ax)
+
+
+class DomainScoresDisplay(_Display):
+    """A score of several models in every domain.
+
+    Parameters
+    ----------
+    scores : DataFrame of shape (n_domains, n_models)
+        Index: domains; columns: names of the models.
+    metric_name : str, default="accuracy"
+
+    Examples
+    --------
+    >>> from skmft.inspection import DomainScoresDisplay
+    >>> y, d = [0, 1, 1, 1], ["books", "books", "dvd", "dvd"]
+    >>> DomainScoresDisplay.from_predictions(y, {"zeros": [0, 0, 0, 0], "ones": [1, 1, 1, 1]}, d).scores
+           zeros  ones
+    books    0.5   0.5
+    dvd      0.0   1.0
+    """
+
+    def __init__(self, scores: pd.DataFrame, metric_name: str = "accuracy") -> None:
+        self.scores, self.metric_name = scores, metric_name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        clf: Any,
+        X: Any,
+        y: ArrayLike,
+        domains: ArrayLike,
+        *,
+        baselines: Mapping[str, Any] | None = None,
+        ax: Any = None,
+    ) -> DomainScoresDisplay:
+        """Draw accuracy of the meta-learner, of the adapted models, and of baselines.
+
+        Parameters
+        ----------
+        clf : fitted MetaFineTunedClassifier
+        X, y, domains : rows
+            `domains` is an array, also where X has a domain column.
+        baselines : mapping of str to array-like, default=None
+            Predictions of other models for the same rows.
+        ax : matplotlib axes, default=None
+        """
+        texts = X if clf.domain_column is None else X.drop(columns=clf.domain_column)
+        alone = X if clf.domain_column is None else texts.assign(**{str(clf.domain_column): None})
+        passed = {"domains": domains} if clf.domain_column is None else {}
+        predictions = {**(baselines or {}), "meta-learner": clf.predict(alone), "adapted": clf.predict(X, **passed)}
+        return cls.from_predictions(y, predictions, domains).plot(ax)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y: ArrayLike,
+        predictions: Mapping[str, ArrayLike],
+        domains: ArrayLike,
+        *,
+        metric: Any = None,
+        metric_name: str = "accuracy",
+    ) -> DomainScoresDisplay:
+        """Score predictions of several models by `metric` (accuracy by default) in every domain."""
+        from sklearn.metrics import accuracy_score
+
+        labels, metric = np.asarray(y), metric or accuracy_score
+        rows_of = _by_domain(domains, len(labels))
+        scores = {
+            name: [float(metric(labels[rows], np.asarray(values)[rows])) for rows in rows_of.values()]
+            for name, values in predictions.items()
+        }
+        return cls(pd.DataFrame(scores, index=pd.Index(list(rows_of), dtype=object)), metric_name)
+
+    def plot(self, ax: Any = None) -> DomainScoresDisplay:
+        """Draw onto `ax`, or onto new axes: one row a domain, one mark a model."""
+        ax = _axes(ax, 6, 1.4 + 0.32 * len(self.scores))
+        places = np.arange(len(self.scores))
+        ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#bbbbbb", linewidth=3, zorder=1)
+        for j, name in enumerate(self.scores):
+            ax.plot(
+                self.scores[name],
+                places,
+                linestyle="",
+                marker=_MARKERS[j % 8],
+                color=_COLOURS[j % 8],
+                label=name,
+                zorder=2,
+            )
+        ax.set_yticks(places, [str(d) for d in self.scores.index])
+        ax.invert_yaxis()
+        ax.set_xlabel(self.metric_name)
+        ax.grid(axis="x", color="#eeeeee")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        return self._drawn(ax)
+
+
+class TrainingHistoryDisplay(_Display):
+    """Losses of stage 2 and of every domain's stage 3, by epoch.
+
+    Parameters
+    ----------
+    history : list of dict
+        ``clf.history_``.
+
+    Examples
+    --------
+    >>> from skmft.inspection import TrainingHistoryDisplay
+    >>> history = [{"stage": "meta", "epoch": 1, "label_loss": 0.7}, {"stage": "meta", "epoch": 2, "label_loss": 0.5}]
+    >>> TrainingHistoryDisplay(history).curves["meta-learner: label loss"]
+    [0.7, 0.5]
+    """
+
+    def __init__(self, history: Sequence[Mapping[str, Any]]) -> None:
+        self.curves: dict[str, list[float]] = {}
+        for entry in history:
+            for key in ("label_loss", "corruption_loss"):
+                if key in entry:
+                    who = "meta-learner" if entry["stage"] == "meta" else str(entry["domain"])
+                    self.curves.setdefault(f"{who}: {key.replace('_', ' ')}", []).append(entry[key])
+        self.n_meta = max((len(c) for name, c in self.curves.items() if name.startswith("meta-learner")), default=0)
+
+    @classmethod
+    def from_estimator(cls, clf: Any, *, ax: Any = None) -> TrainingHistoryDisplay:
+        """Draw the history of a fitted estimator."""
+        return cls(clf.history_).plot(ax)
+
+    def plot(self, ax: Any = None) -> TrainingHistoryDisplay:
+        """Draw onto `ax`, or onto new axes; stage 3 follows stage 2."""
+        ax = _axes(ax, 8, 4)
+        adapted = [name for name in self.curves if not name.startswith("meta-learner")]
+        for j, (name, values) in enumerate(self.curves.items()):
+            first = self.n_meta if name in adapted else 0
+            number = adapted.index(name) if name in adapted else j
+            style = {
+                "color": _COLOURS[number % 8],
+                "marker": _MARKERS[number // 8 + 1],
+                "markersize": 3,
+                "linestyle": ":",
+            }
+            if name not in adapted:
+                style = {"color": "black", "linestyle": "-" if "label" in name else "--"}
+            ax.plot(np.arange(len(values)) + first + 1, values, label=name.removesuffix(": label loss"), **style)
+        if adapted and self.n_meta:
+            ax.axvline(self.n_meta + 0.5, color="#999999", linewidth=1)
+        ax.set(xlabel="epoch (stage 2, then stage 3)", ylabel="loss")
+        ax.set_ylim(bottom=0)
+        columns = 1 if len(self.curves) <= 14 else 2
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", ncols=columns)
+        return self._drawn(ax)
+
+
+class CorruptionCurveDisplay(_Display):
+    """Score, and how well domains can be told, over `corruption_weight`.
+
+    Parameters
+    ----------
+    weights : array-like, shape (n_weights,)
+    score, score_std : array-like, shape (n_weights,)
+    invariance, invariance_std : array-like, shape (n_weights,), default=None
+        `skmft.metrics.domain_invariance_score` of embeddings.
+    score_name : str, default="score"
+
+    Examples
+    --------
+    >>> from skmft.inspection import CorruptionCurveDisplay
+    >>> results = {"param_corruption_weight": [1, 0], "mean_test_score": [0.8, 0.7], "std_test_score": [0.1, 0.1]}
+    >>> CorruptionCurveDisplay.from_cv_results(results).weights.tolist()
+    [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        weights: ArrayLike,
+        score: ArrayLike,
+        score_std: ArrayLike | None = None,
+        invariance: ArrayLike | None = None,
+        invariance_std: ArrayLike | None = None,
+        score_name: str = "score",
+    ) -> None:
+        order = np.argsort(np.asarray(weights, dtype=float))
+
+        def sorted_(values: ArrayLike | None) -> Any:
+            return None if values is None else np.asarray(values, dtype=float)[order]
+
+        self.weights, self.score, self.score_std = sorted_(weights), sorted_(score), sorted_(score_std)
+        self.invariance, self.invariance_std = sorted_(invariance), sorted_(invariance_std)
+        self.score_name = score_name
+
+    @classmethod
+    def from_cv_results(
+        cls,
+        cv_results: Mapping[str, Any],
+        *,
+        param: str = "corruption_weight",
+        score: str = "score",
+        invariance: str | None = None,
+    ) -> CorruptionCurveDisplay:
+        """Take a search's ``cv_results_``; other parameters of the grid are averaged over, the best of them taken.
+
+        Parameters
+        ----------
+        cv_results : mapping
+        param : str, default="corruption_weight"
+            The parameter's name in the search, such as ``"mft__corruption_weight"`` in a pipeline.
+        score, invariance : str
+            Names of scorers, as in ``mean_test_<name>``.
+
+        Raises
+        ------
+        ValueError
+            If the results have no such parameter or scorer.
+        """
+        wanted = [f"param_{param}", f"mean_test_{score}", *([f"mean_test_{invariance}"] if invariance else [])]
+        missing = [name for name in wanted if name not in cv_results]
+        if missing:
+            raise ValueError(f"cv_results has no {missing}; it has {sorted(cv_results)}.")
+        frame = pd.DataFrame({k: list(v) for k, v in cv_results.items() if k != "params"})
+        frame["weight"] = frame[f"param_{param}"].astype(float)
+        best = frame.loc[frame.groupby("weight")[f"mean_test_{score}"].idxmax()]  # over the other parameters
+        probe, spread = (best[f"{s}_test_{invariance}"] if invariance else None for s in ("mean", "std"))
+        return cls(best["weight"], best[f"mean_test_{score}"], best[f"std_test_{score}"], probe, spread, score)
+
+    def plot(self, ax: Any = None) -> CorruptionCurveDisplay:
+        """Draw onto `ax`, or onto new axes; weights are spaced evenly."""
+        ax = _axes(ax, 6, 3.8)
+        places = np.arange(len(self.weights))
+        spread = self.score_std if self.score_std is not None else np.zeros_like(self.score)
+        ax.errorbar(places, self.score, spread, color=_COLOURS[0], marker="o", capsize=3, label=self.score_name)
+        ax.set_xticks(places, [f"{w:g}" for w in self.weights])
+        ax.set(xlabel="corruption_weight", ylabel=self.score_name)
+        if self.invariance is not None:
+            twin = ax.twinx()
+            spread = self.invariance_std if self.invariance_std is not None else np.zeros_like(self.invariance)
+            twin.errorbar(
+                places,
+                self.invariance,
+                spread,
+                color=_COLOURS[5],
+                marker="^",
+                linestyle="--",
+                capsize=3,
+                label="domain probe",
+            )
+            twin.set_ylabel("domain told by a probe (0: by chance)")
+            handles = [h for a in (ax, twin) for h in a.get_legend_handles_labels()[0]]
+            names = [n for a in (ax, twin) for n in a.get_legend_handles_labels()[1]]
+            ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, frameon=False)
+        return self._drawn(ax)
+
+
+class EmbeddingDisplay(_Display):
+    """Two principal components of embeddings, before and after training, coloured by class and by domain.
+
+    Parameters
+    ----------
+    before, after : array-like, shape (n_samples, hidden)
+        Embeddings by the pre-trained encoder and by the meta-learner.
+    y, domains : array-like, shape (n_samples,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmft.inspection import EmbeddingDisplay
+    >>> embeddings = np.random.default_rng(0).normal(size=(6, 4))
+    >>> EmbeddingDisplay(embeddings, embeddings, [0, 1] * 3, ["books"] * 3 + ["dvd"] * 3).after.shape
+    (6, 2)
+    """
+
+    def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
+        from sklearn.decomposition import PCA
+
+        self.before, self.after = (PCA(2, random_state=0).fit_transform(np.asarray(e)) for e in (before, after))
+        self.y, self.domains = np.asarray(y), np.asarray(domains)
+
+    @classmethod
+    def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> EmbeddingDisplay:
+        """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them."""
+        return cls(clf._embed_pretrained(X), clf.transform(X), y, domains).plot(ax)
+
+    def plot(self, ax: Any = None) -> EmbeddingDisplay:
+        """Draw onto four axes, or onto new ones.
+
+        Parameters
+        ----------
+        ax : array of 4 matplotlib axes, default=None
+            Before by class, after by class, before by domain, after by domain.
+        """
+        if ax is None:
+            _axes(True, 1, 1)  # matplotlib must be there
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
+        axes = np.ravel(ax)
+        if len(axes) != 4:
+            raise ValueError(f"ax has {len(axes)} axes; expected 4 (before and after, by class and by domain).")
+        for k, (points, title) in enumerate(((self.before, "pre-trained"), (self.after, "meta-learner")) * 2):
+            values, what = (self.y, "class") if k < 2 else (self.domains, "domain")
+            for j, name in enumerate(np.unique(values).tolist()):
+                rows = values == name
+                style = {"color": _COLOURS[j % 8], "marker": _MARKERS[j // 8 + (0 if what == "class" else 1)]}
+                axes[k].scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, label=str(name), **style)
+            axes[k].set(title=f"{title}, by {what}", xticks=[], yticks=[])
+            if k % 2:
+                columns = 1 if len(np.unique(values)) <= 12 else 2
+                axes[k].legend(
+                    loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", ncols=columns
+                )
+        return self._drawn(axes[0])
+
+
+def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd.DataFrame:
+    """Say of every row how typical it is, and which prototypes it is nearest to.
+
+    A row nearer to a foreign prototype than to any own one may be mislabelled.
+
+    Parameters
+    ----------
+    clf : fitted MetaFineTunedClassifier
+        With ``typicality_weighting=True``.
+    X : rows
+        As in `MetaFineTunedClassifier.fit`, without a domain column.
+    y, domains : array-like, shape (n_samples,)
+
+    Returns
+    -------
+    DataFrame
+        Columns: ``text`` (a tuple for pairs), ``domain``, ``class``, ``typicality``; ``own_prototype``, the (domain, class)
+        of the nearest prototype of the row's class, and its ``own_similarity`` (cosine); ``foreign_prototype`` and
+        ``foreign_similarity``, of the nearest prototype of another class.
+
+    Raises
+    ------
+    ValueError
+        As `MetaFineTunedClassifier.typicality`.
+    """
+    from .inputs import read_texts
+
+    texts, column, _ = read_texts(X, clf.domain_column)
+    names = np.asarray(domains if column is None else column)
+    passed = {"domains": names} if column is None else {}
+    t = clf.typicality(X, y, **passed)
+    labels = np.asarray(y)
+    embeddings = clf._embed_pretrained(X)
+    embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
+    unit = prototypes / np.linalg.norm(prototypes, axis=-1, keepdims=True)
+    cosine = np.einsum("nh,kmph->nkmp", embeddings, unit)
+    cosine = np.where(np.isnan(cosine), -np.inf, cosine).max(axis=-1)  # of a cell's prototypes the nearest
+    own = labels[:, None] == clf.classes_[None]
+    columns: dict[str, Any] = {"text": texts, "domain": names, "class": labels, "typicality": t}
+    cells = [(d, c) for d in clf.domains_.tolist() for c in clf.classes_.tolist()]
+    for kind, mask in (("own", own), ("foreign", ~own)):
+        masked = np.where(mask[:, None, :], cosine, -np.inf).reshape(len(texts), -1)
+        columns[f"{kind}_prototype"] = [cells[i] for i in masked.argmax(axis=1)]
+        columns[f"{kind}_similarity"] = masked.max(axis=1)
+    return pd.DataFrame(columns)

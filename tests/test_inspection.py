@@ -1,0 +1,181 @@
+import builtins
+import itertools
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_texts
+
+from skmft.inspection import (
+    CorruptionCurveDisplay,
+    DomainScoresDisplay,
+    EmbeddingDisplay,
+    TrainingHistoryDisplay,
+    TypicalityDisplay,
+    explain_typicality,
+)
+
+
+@pytest.fixture(autouse=True)
+def pyplot():
+    backend = matplotlib.get_backend()
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    yield plt
+    plt.close("all")
+    matplotlib.use(backend)
+
+
+def no_overlap(display):
+    """No two tick labels of an axis, nor the labels of the axes, lie over one another."""
+    figure = display.figure_
+    figure.canvas.draw()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            boxes = [t.get_window_extent() for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
+            for one, other in itertools.pairwise(boxes):
+                assert not one.overlaps(other)
+        for legend in filter(None, [ax.get_legend()]):
+            box = legend.get_window_extent()
+            assert not box.overlaps(ax.get_window_extent()) or box.y0 >= ax.get_window_extent().y1
+            assert box.x1 <= figure.bbox.x1 + 1 and box.y0 >= figure.bbox.y0 - 1
+
+
+def many(n_domains, n=400, seed=0):
+    rng = np.random.default_rng(seed)
+    d = np.array([f"a domain's long name {i}" for i in range(n_domains)])[np.arange(n) % n_domains]
+    y = rng.choice(["negative", "neutral", "positive"], n)
+    return rng, y, d
+
+
+@pytest.mark.parametrize("n_domains", [2, 16])
+def test_all_displays_are_readable(n_domains):
+    rng, y, d = many(n_domains)
+    no_overlap(TypicalityDisplay.from_predictions(rng.normal(0.7, 0.1, len(y)), y, d).plot())
+    predictions = {name: rng.choice(np.unique(y), len(y)) for name in ("baseline", "meta-learner", "adapted")}
+    no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d).plot())
+    history = [{"stage": "meta", "label_loss": 1 / e, "corruption_loss": 0.7} for e in range(1, 9)]
+    history += [{"stage": "adaptation", "domain": k, "label_loss": 0.1 / e} for k in np.unique(d) for e in (1, 2)]
+    no_overlap(TrainingHistoryDisplay(history).plot())
+    no_overlap(EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), y, d).plot())
+
+
+def test_typicality(fitted, data):
+    X, y, d = data
+    display = TypicalityDisplay.from_estimator(fitted, X, y, d)
+    assert list(display.groups) == [(k, c) for k in ("books", "kitchen") for c in ("neg", "pos")]
+    expected = fitted.typicality_[(d == "books") & (y == "pos")]
+    np.testing.assert_allclose(display.groups["books", "pos"], expected, atol=1e-6)
+    assert [t.get_text() for t in display.ax_.get_yticklabels()] == ["books", "kitchen"]
+
+
+def test_a_class_that_a_domain_lacks_leaves_a_gap():
+    display = TypicalityDisplay.from_predictions([1, 2, 3], ["a", "b", "a"], ["books", "books", "dvd"]).plot()
+    assert len(display.groups["dvd", "b"]) == 0
+
+
+@pytest.mark.parametrize("by_column", [False, True])
+def test_domain_scores(make, data, by_column, pyplot):
+    X, y, d = data
+    clf = make(domain_column="domain" if by_column else None)
+    frame = pd.DataFrame({"text": X, "domain": d}) if by_column else X
+    clf.fit(frame, y, **({} if by_column else {"domains": d}))
+    _, ax = pyplot.subplots()
+    display = DomainScoresDisplay.from_estimator(clf, frame, y, d, baselines={"always pos": ["pos"] * len(y)}, ax=ax)
+    assert display.ax_ is ax
+    assert list(display.scores) == ["always pos", "meta-learner", "adapted"]
+    own = d == "books"
+    assert display.scores.loc["books", "always pos"] == (y[own] == "pos").mean()
+    texts = [x for x, k in zip(X, own) if k]
+    by_texts = make().fit(X, y, domains=d)
+    assert display.scores.loc["books", "adapted"] == by_texts.score(texts, y[own], domains="books")
+    assert display.scores.loc["books", "meta-learner"] == by_texts.score(texts, y[own])
+
+
+def test_history(fitted):
+    display = TrainingHistoryDisplay.from_estimator(fitted)
+    assert list(display.curves) == [
+        "meta-learner: label loss",
+        "meta-learner: corruption loss",
+        "books: label loss",
+        "kitchen: label loss",
+    ]
+    assert len(display.curves["meta-learner: label loss"]) == 4 and len(display.curves["books: label loss"]) == 2
+
+
+def test_corruption_curve():
+    results = {
+        "param_mft__corruption_weight": np.ma.array([1, 0, 0.1, 1, 0, 0.1], dtype=object),
+        "param_mft__typicality_balance": [0, 0, 0, 1, 1, 1],
+        "mean_test_accuracy": [0.8, 0.7, 0.75, 0.6, 0.9, 0.7],
+        "std_test_accuracy": [0.01] * 6,
+        "mean_test_probe": [0.1, 0.5, 0.3, 0.2, 0.4, 0.3],
+        "std_test_probe": [0.02] * 6,
+        "params": [{}] * 6,
+    }
+    display = CorruptionCurveDisplay.from_cv_results(
+        results, param="mft__corruption_weight", score="accuracy", invariance="probe"
+    ).plot()
+    assert display.weights.tolist() == [0, 0.1, 1]
+    assert display.score.tolist() == [0.9, 0.75, 0.8]
+    assert display.invariance.tolist() == [0.4, 0.3, 0.1]
+    no_overlap(display)
+    with pytest.raises(ValueError, match=r"cv_results has no \['param_corruption_weight', 'mean_test_score'\]; it has"):
+        CorruptionCurveDisplay.from_cv_results(results)
+
+
+def test_embeddings(fitted, data, pyplot):
+    X, y, d = data
+    display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
+    assert display.before.shape == display.after.shape == (48, 2)
+    assert len(display.figure_.axes) == 4
+    _, axes = pyplot.subplots(2)
+    with pytest.raises(ValueError, match="ax has 2 axes; expected 4"):
+        display.plot(axes)
+
+
+@pytest.mark.parametrize("n_prototypes", [1, 2])
+def test_explain_typicality_against_loops(make, data, n_prototypes):
+    X, y, d = data
+    clf = make(n_prototypes=n_prototypes, meta_epochs=1, adaptation=None).fit(X, y, domains=d)
+    table = explain_typicality(clf, X, y, d)
+    assert list(table["text"]) == X and list(table["class"]) == y.tolist() and list(table["domain"]) == d.tolist()
+    np.testing.assert_allclose(table["typicality"], clf.typicality_, atol=1e-6)
+    E = clf._embed_pretrained(X).astype(float)
+    prototypes = clf.prototypes_.reshape(2, 2, n_prototypes, -1)
+    for i in range(0, 48, 5):
+        found = {"own": [], "foreign": []}
+        for k, domain in enumerate(clf.domains_):
+            for m, label in enumerate(clf.classes_):
+                for c in prototypes[k, m]:
+                    cosine = E[i] @ c / np.linalg.norm(E[i]) / np.linalg.norm(c)
+                    found["own" if label == y[i] else "foreign"].append((cosine, (domain, label)))
+        for kind, cells in found.items():
+            best = max(cells)
+            assert table[f"{kind}_similarity"][i] == pytest.approx(best[0], abs=1e-5)
+            assert table[f"{kind}_prototype"][i] == best[1]
+
+
+def test_explain_typicality_with_a_missing_cell(make):
+    X, y, d = make_texts(24)
+    y = np.where(d == "kitchen", "pos", y)
+    clf = make(meta_epochs=1, adaptation=None, domain_column="domain")
+    frame = pd.DataFrame({"text": X, "domain": d})
+    table = explain_typicality(clf.fit(frame, y), frame, y, None)
+    assert ("kitchen", "neg") not in set(table["own_prototype"]) | set(table["foreign_prototype"])
+    assert np.isfinite(table[["typicality", "own_similarity", "foreign_similarity"]]).all(axis=None)
+
+
+def test_without_matplotlib(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match=r"plot needs the package 'matplotlib': pip install 'skmft\[plot\]'"):
+        TypicalityDisplay.from_predictions([1.0], ["a"], ["books"]).plot()
