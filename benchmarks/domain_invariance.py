@@ -2,8 +2,9 @@
 
 For every `corruption_weight` and seed: the meta-learner's accuracy and `skmft.metrics.domain_invariance_score` of its
 embeddings, both on the frozen test rows; and how much of either loss's gradient reaches the encoder, before and after
-stage 2. For comparison an adversarial variant: the same head has to tell the *true* domain, and its gradient is reversed on
-the way into the encoder (Ganin and Lempitsky, ICML 2015). One JSON file a cell; finished cells are skipped.
+stage 2. For comparison two losses that do know the true domain: an adversarial one, where the same head has to tell it and
+its gradient is reversed on the way into the encoder (Ganin and Lempitsky, ICML 2015), and one that draws the domains' mean
+embeddings together. One JSON file a cell; finished cells are skipped.
 
     python benchmarks/domain_invariance.py      # writes results/domain_invariance.md and .png
 """
@@ -23,7 +24,7 @@ from tasks import HERE, draw, machine, split
 
 import skmft.stages
 from skmft import MetaFineTunedClassifier
-from skmft.corruption import CorruptionHead, corruption_loss, draw_corrupted_labels, label_loss
+from skmft.corruption import CorruptionHead, MetaFineTuningLoss, corruption_loss, draw_corrupted_labels, label_loss
 from skmft.inputs import positions
 from skmft.inspection import CorruptionCurveDisplay
 from skmft.metrics import domain_invariance_score
@@ -31,6 +32,7 @@ from skmft.metrics import domain_invariance_score
 CELLS = HERE / "cells" / "domain_invariance"
 WEIGHTS = (0.0, 0.1, 1.0, 10.0)
 ADVERSARIAL = (0.1, 1.0)
+MEANS = (1.0, 10.0)
 SEEDS = 3
 
 
@@ -51,6 +53,29 @@ class AdversarialHead(CorruptionHead):
 
     def forward(self, pooled, domain):
         return torch.stack([head(Reverse.apply(p)) for head, p in zip(self.heads, pooled)])
+
+
+class PooledHead(CorruptionHead):
+    """No head: hands the pooled vectors on to the loss."""
+
+    def forward(self, pooled, domain):
+        return torch.stack(list(pooled))
+
+
+class MeansLoss(MetaFineTuningLoss):
+    """Label loss, and the share of the batch's variance that lies between the means of its domains."""
+
+    def __call__(self, output, y, batch):
+        logits, [pooled] = output
+        terms = {"label_loss": label_loss(logits, y, batch["weight"])}
+        centred = pooled - pooled.mean(0)
+        between = sum(
+            (batch["domain"] == k).sum() * centred[batch["domain"] == k].mean(0).square().sum()
+            for k in batch["domain"].unique()
+        )
+        terms["corruption_loss"] = between / centred.square().sum()
+        terms["loss"] = terms["label_loss"] + self.corruption_weight * terms["corruption_loss"]
+        return terms
 
 
 def true_domains(domains, batches, rng, **kwargs):
@@ -84,6 +109,9 @@ def run(kind: str, weight: float, seed: int, pool: pd.DataFrame, test: pd.DataFr
         if kind == "adversarial":
             patches.enter_context(mock.patch.object(skmft.stages, "CorruptionHead", AdversarialHead))
             patches.enter_context(mock.patch.object(skmft.stages, "draw_corrupted_labels", true_domains))
+        if kind == "means":
+            patches.enter_context(mock.patch.object(skmft.stages, "CorruptionHead", PooledHead))
+            patches.enter_context(mock.patch.object(skmft.stages, "MetaFineTuningLoss", MeansLoss))
         cell = {}
         if kind == "corruption":
             clf.set_params(learning_rate=1e-12, meta_epochs=1).fit(train["text"], train["y"], domains=train["domain"])
@@ -122,7 +150,7 @@ def report(n_test: int) -> str:
             pairs = [g for g in group[when] if isinstance(g, dict) and "corruption" in g]
             ratios.append(f"{np.mean([g['corruption'] / g['label'] for g in pairs]):.3f}" if pairs else "")
         loss = "" if group["corruption_loss"].isna().all() else f"{group['corruption_loss'].astype(float).mean():.3f}"
-        name = "domain corruption" if kind == "corruption" else "adversarial"
+        name = {"corruption": "domain corruption", "means": "distance of domain means"}.get(kind, kind)
         lines.append(
             f"| {name} | {weight:g} | {group['accuracy'].mean():.3f} ± {group['accuracy'].std():.3f} "
             f"| {group['probe'].mean():.3f} ± {group['probe'].std():.3f} | {loss} | {ratios[0]} | {ratios[1]} |"
@@ -130,7 +158,7 @@ def report(n_test: int) -> str:
     lines += [
         "",
         "Gradient ratio: norm of the corruption loss's gradient in the encoder's parameters, over the label loss's, before "
-        "and after stage 2. Corruption loss: of the last epoch.",
+        "and after stage 2. Corruption loss: of the last epoch (of the distance of means: the share of variance between them).",
         f"The corruption loss of a head that ignores its input is ln 4 = {np.log(4):.3f}.",
     ]
     mean, std = (ours.groupby("weight")[["accuracy", "probe"]].agg(f) for f in ("mean", "std"))
@@ -149,6 +177,7 @@ def main() -> None:
     pool, test = split("amazon")
     CELLS.mkdir(parents=True, exist_ok=True)
     settings = [("corruption", w) for w in WEIGHTS] + [("adversarial", w) for w in ADVERSARIAL]
+    settings += [("means", w) for w in MEANS]
     for seed, (kind, weight) in itertools.product(range(SEEDS), settings):
         path = CELLS / f"{kind}-{weight}-{seed}.json"
         if not path.exists():

@@ -1,7 +1,7 @@
 """What `memory=` saves in a search, and whether a search's candidates leave memory behind.
 
 A search over 12 candidates (4 corruption weights x 3 balances) and 3 folds, with and without `memory=`, on Amazon reviews
-with 50 labelled a domain; two epochs and no adaptation, so that stage 1 is a visible part of each fit.
+with 24 labelled a domain; two epochs and no adaptation, so that stage 1 is a visible part of each fit.
 
     python benchmarks/search_memory.py      # writes results/search_memory.md
 """
@@ -58,7 +58,7 @@ def search(memory, train):
 
 
 def main() -> None:
-    train, _ = draw(split("amazon")[0], 50, 0)
+    train, _ = draw(split("amazon")[0], 24, 0)
     lines = [
         "# `memory=` in a search",
         "",

@@ -299,6 +299,8 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
 
 
 def _flush(path: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there, nor files be flushed that are open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
