@@ -66,7 +66,7 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    display = CorruptionCurveDisplay.from_cv_results(search.cv_results_, score="macro", invariance="probe").plot()
+    display = CorruptionCurveDisplay.from_cv_results(search.cv_results_, score="macro", invariance="probe")
     display.figure_.savefig(args.figure, dpi=120)
     print(f"\nFigure: {args.figure}")
 

@@ -32,6 +32,7 @@ from .inputs import (
     read_labels,
     read_sample_weight,
     read_texts,
+    refuse_domains_as_texts,
 )
 from .networks import (
     DEFAULT_MODEL,
@@ -118,7 +119,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         1 shows a bar a stage and a line an adapted domain; 2 adds skorch's own messages.
     domain_column : str or int, default=None
         Column of a DataFrame X that holds the domain. In this form domains pass through everything that passes X on:
-        string scorers, ``GridSearchCV.predict``, calibration.
+        string scorers, ``GridSearchCV.predict``, calibration. X without that column, and `domains`, are accepted too.
     unknown_domain : {"meta", "error"}, default="meta"
         What predictions do for a domain that neither `fit` nor `adapt` has seen: the meta-learner answers, or an error.
     memory : str, path or joblib.Memory, default=None
@@ -131,7 +132,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted.
     domains_ : ndarray of shape (n_domains,)
-        Domain names of `fit`, sorted.
+        Domain names of `fit`, sorted; `adapted_weights_` also has those that `adapt` added.
     class_counts_ : ndarray of int, shape (n_domains, n_classes)
         Training rows (of weight above 0) of every domain and class.
     prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
@@ -330,6 +331,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         texts, column, columns = read_texts(X, self.domain_column)
         y = read_labels(y, len(texts))
         domains = read_domains(domains, column, X, len(texts), self.domain_column, allow_missing=False)
+        refuse_domains_as_texts(texts, domains)
         no_domains = domains is None
         if no_domains:
             domains = np.full(len(texts), "all")
@@ -443,7 +445,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        A folder that an earlier `save` wrote is replaced at once; a crash leaves the old one or the new one.
+        What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
+        stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
+        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder.
 
         Parameters
         ----------
@@ -557,8 +561,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Returns
         -------
         list of str
-            Names of the inputs, each int64 of shape (batch, tokens): what `tokenizer_` makes. The output is ``"logits"``,
-            float32, shape (batch, n_classes), classes in the order of `classes_`.
+            Names of the inputs, each int64 of shape (batch, tokens), as made by
+            ``clf.tokenizer_(X, padding=True, truncation=True, max_length=clf.max_length, return_tensors="np")``. The output
+            is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`.
 
         Raises
         ------

@@ -106,6 +106,7 @@ def to_onnx(clf: Any, path: str | os.PathLike, domain: Any = None) -> list[str]:
     arguments[1][1, 5:] = 0
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=clf.max_length)}
     target = Path(path).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder, _silent_exporter():
         partial = Path(folder) / target.name
         torch.onnx.export(

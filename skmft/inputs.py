@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import reprlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -75,7 +76,10 @@ def read_texts(
             parts = [[], []]
             for i, row in enumerate(rows):
                 if not isinstance(row, (tuple, list)) or len(row) != 2:
-                    raise ValueError(f"X: row {i} is {row!r}; expected a pair (str, str) like row 0.")
+                    raise ValueError(
+                        f"X: row {i} is {reprlib.repr(row)}; expected a pair (str, str). Of two lists make pairs by "
+                        "list(zip(first, second))."
+                    )
                 parts[0].append(row[0])
                 parts[1].append(row[1])
         else:
@@ -88,7 +92,7 @@ def read_texts(
                 where = "" if len(parts) == 1 else f", text {j + 1} of the pair"
                 raise ValueError(
                     f"X: row {i}{where} is {text!r} ({type(text).__name__}); expected str. "
-                    "Drop such rows, or put '' where a text is missing."
+                    + ("Drop such rows, or put '' in them." if _is_missing(text) else "Select or decode the texts.")
                 )
     texts: list[Text] = parts[0] if len(parts) == 1 else list(zip(*parts))
     return texts, domains, columns
@@ -142,9 +146,9 @@ def read_domains(
     if domains is None and from_column is None:
         if domain_column is None:
             return None
-        got = f"columns {list(X.columns)}" if isinstance(X, pd.DataFrame) else f"a {type(X).__name__}"
+        got = f"has columns {list(X.columns)}" if isinstance(X, pd.DataFrame) else f"is a {type(X).__name__}"
         raise ValueError(
-            f"domain_column={domain_column!r} is not in X, which has {got}; expected a DataFrame with that "
+            f"domain_column={domain_column!r} is not in X, which {got}; expected a DataFrame with that "
             "column. Add the column, or pass domains=."
         )
     name = argument if from_column is None else f"X[{domain_column!r}]"
@@ -181,6 +185,18 @@ def read_domains(
         if not any(map(_is_missing, array)):
             array = np.asarray(array.tolist())
     return array
+
+
+def refuse_domains_as_texts(texts: Sequence[Any], domains: NDArray[Any] | None) -> None:
+    """Raise a ValueError where one text of every pair is the row's domain: a domain column that nobody named."""
+    if domains is None or not isinstance(texts[0], tuple):
+        return
+    for part in (0, 1):
+        if [pair[part] for pair in texts] == domains.tolist():
+            raise ValueError(
+                f"X holds pairs whose text {part + 1} is the row's domain; expected texts. Name that column by domain_column=, "
+                "or leave it out of X."
+            )
 
 
 def read_labels(y: Any, n_rows: int) -> NDArray[Any]:

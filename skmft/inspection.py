@@ -11,6 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from .metrics import _by_domain
 
+__all__ = [
+    "CorruptionCurveDisplay",
+    "DomainScoresDisplay",
+    "EmbeddingDisplay",
+    "TrainingHistoryDisplay",
+    "TypicalityDisplay",
+    "explain_typicality",
+]
+
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
@@ -48,7 +57,7 @@ class TypicalityDisplay(_Display):
     Examples
     --------
     >>> from skmft.inspection import TypicalityDisplay
-    >>> display = TypicalityDisplay.from_predictions([0.9, 0.8, 0.7], ["a", "b", "a"], ["books", "books", "dvd"])
+    >>> display = TypicalityDisplay([0.9, 0.8, 0.7], ["a", "b", "a"], ["books", "books", "dvd"])
     >>> display.groups[("books", "a")].tolist()
     [0.9]
     """
@@ -68,9 +77,11 @@ class TypicalityDisplay(_Display):
         return cls(clf.typicality(X, y, domains), y, domains).plot(ax)
 
     @classmethod
-    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike) -> TypicalityDisplay:
-        """Take typicalities that are there already, such as ``clf.typicality_`` of the training rows."""
-        return cls(typicality, y, domains)
+    def from_predictions(
+        cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Any = None
+    ) -> TypicalityDisplay:
+        """Draw typicalities that are there already, such as ``clf.typicality_`` of the training rows."""
+        return cls(typicality, y, domains).plot(ax)
 
     def plot(self, ax: Any = None) -> TypicalityDisplay:
         """Draw onto `ax`, or onto new axes."""
@@ -110,6 +121,8 @@ class DomainScoresDisplay(_Display):
 
     Examples
     --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
     >>> from skmft.inspection import DomainScoresDisplay
     >>> y, d = [0, 1, 1, 1], ["books", "books", "dvd", "dvd"]
     >>> DomainScoresDisplay.from_predictions(y, {"zeros": [0, 0, 0, 0], "ones": [1, 1, 1, 1]}, d).scores
@@ -147,7 +160,7 @@ class DomainScoresDisplay(_Display):
         alone = X if clf.domain_column is None else texts.assign(**{str(clf.domain_column): None})
         passed = {"domains": domains} if clf.domain_column is None else {}
         predictions = {**(baselines or {}), "meta-learner": clf.predict(alone), "adapted": clf.predict(X, **passed)}
-        return cls.from_predictions(y, predictions, domains).plot(ax)
+        return cls.from_predictions(y, predictions, domains, ax=ax)
 
     @classmethod
     def from_predictions(
@@ -158,8 +171,9 @@ class DomainScoresDisplay(_Display):
         *,
         metric: Any = None,
         metric_name: str = "accuracy",
+        ax: Any = None,
     ) -> DomainScoresDisplay:
-        """Score predictions of several models by `metric` (accuracy by default) in every domain."""
+        """Score predictions of several models by `metric` (accuracy by default) in every domain, and draw them."""
         from sklearn.metrics import accuracy_score
 
         labels, metric = np.asarray(y), metric or accuracy_score
@@ -168,7 +182,7 @@ class DomainScoresDisplay(_Display):
             name: [float(metric(labels[rows], np.asarray(values)[rows])) for rows in rows_of.values()]
             for name, values in predictions.items()
         }
-        return cls(pd.DataFrame(scores, index=pd.Index(list(rows_of), dtype=object)), metric_name)
+        return cls(pd.DataFrame(scores, index=pd.Index(list(rows_of), dtype=object)), metric_name).plot(ax)
 
     def plot(self, ax: Any = None) -> DomainScoresDisplay:
         """Draw onto `ax`, or onto new axes: one row a domain, one mark a model."""
@@ -237,11 +251,12 @@ class TrainingHistoryDisplay(_Display):
                 "linestyle": ":",
             }
             if name not in adapted:
-                style = {"color": "black", "linestyle": "-" if "label" in name else "--"}
+                style = {"color": "black", "marker": ".", "linestyle": "-" if "label" in name else "--"}
             ax.plot(np.arange(len(values)) + first + 1, values, label=name.removesuffix(": label loss"), **style)
         if adapted and self.n_meta:
             ax.axvline(self.n_meta + 0.5, color="#999999", linewidth=1)
         ax.set(xlabel="epoch (stage 2, then stage 3)", ylabel="loss")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_ylim(bottom=0)
         columns = 1 if len(self.curves) <= 14 else 2
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", ncols=columns)
@@ -261,6 +276,8 @@ class CorruptionCurveDisplay(_Display):
 
     Examples
     --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
     >>> from skmft.inspection import CorruptionCurveDisplay
     >>> results = {"param_corruption_weight": [1, 0], "mean_test_score": [0.8, 0.7], "std_test_score": [0.1, 0.1]}
     >>> CorruptionCurveDisplay.from_cv_results(results).weights.tolist()
@@ -293,8 +310,9 @@ class CorruptionCurveDisplay(_Display):
         param: str = "corruption_weight",
         score: str = "score",
         invariance: str | None = None,
+        ax: Any = None,
     ) -> CorruptionCurveDisplay:
-        """Take a search's ``cv_results_``; other parameters of the grid are averaged over, the best of them taken.
+        """Draw a search's ``cv_results_``; of candidates that share a weight the one of the best score is drawn.
 
         Parameters
         ----------
@@ -309,6 +327,8 @@ class CorruptionCurveDisplay(_Display):
         ValueError
             If the results have no such parameter or scorer.
         """
+        if hasattr(cv_results, "cv_results_"):
+            raise ValueError(f"cv_results is a {type(cv_results).__name__}; pass its cv_results_.")
         wanted = [f"param_{param}", f"mean_test_{score}", *([f"mean_test_{invariance}"] if invariance else [])]
         missing = [name for name in wanted if name not in cv_results]
         if missing:
@@ -317,7 +337,7 @@ class CorruptionCurveDisplay(_Display):
         frame["weight"] = frame[f"param_{param}"].astype(float)
         best = frame.loc[frame.groupby("weight")[f"mean_test_{score}"].idxmax()]  # over the other parameters
         probe, spread = (best[f"{s}_test_{invariance}"] if invariance else None for s in ("mean", "std"))
-        return cls(best["weight"], best[f"mean_test_{score}"], best[f"std_test_{score}"], probe, spread, score)
+        return cls(best["weight"], best[f"mean_test_{score}"], best[f"std_test_{score}"], probe, spread, score).plot(ax)
 
     def plot(self, ax: Any = None) -> CorruptionCurveDisplay:
         """Draw onto `ax`, or onto new axes; weights are spaced evenly."""

@@ -16,6 +16,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
+__all__ = [
+    "DomainScorer",
+    "domain_invariance_score",
+    "domain_report",
+    "macro_domain_score",
+    "make_domain_scorer",
+    "worst_domain_score",
+]
+
 Metric = Callable[..., float]
 
 
@@ -248,6 +257,11 @@ class DomainScorer:
         name = getattr(self.metric, "__name__", repr(self.metric))
         return f"make_domain_scorer({name}, average={self.average!r})"
 
+    def _column(self, estimator: Any) -> Any:
+        """The scorer's domain column, or else that of the estimator, or of a pipeline's last step."""
+        last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+        return getattr(last, "domain_column", None) if self.domain_column is None else self.domain_column
+
     def get_metadata_routing(self) -> MetadataRequest:
         """Request `domains` for scoring."""
         request = MetadataRequest(owner=self)
@@ -275,8 +289,8 @@ class DomainScorer:
         if domains is not None:
             if get_routing_for_object(estimator).consumes(self.response_method, {"domains"}):
                 passed["domains"] = domains
-        elif self.domain_column is not None and isinstance(X, pd.DataFrame) and self.domain_column in X.columns:
-            domains = X[self.domain_column]
+        elif isinstance(X, pd.DataFrame) and (column := self._column(estimator)) in X.columns:
+            domains = X[column]
         else:
             raise ValueError(
                 f"{self!r} got no domains. Give them as domains= with "
@@ -319,9 +333,9 @@ def make_domain_scorer(
     greater_is_better : bool, default=True
         False for losses, whose scores are negated.
     domain_column : str or int, default=None
-        Column of a DataFrame X to read domains from, where none are routed.
+        Column of a DataFrame X to read domains from, where none are routed; by default the estimator's own.
     **kwargs
-        Passed on to `metric`.
+        Passed on to `metric`; an `average` of the metric's own goes in by ``functools.partial``.
 
     Returns
     -------
@@ -331,15 +345,19 @@ def make_domain_scorer(
     Raises
     ------
     ValueError
-        If `average` or `response_method` is unknown.
+        If `average` or `response_method` is unknown, or `metric` is not callable.
 
     Examples
     --------
+    >>> from functools import partial
     >>> from sklearn.metrics import f1_score
     >>> from skmft.metrics import make_domain_scorer
-    >>> make_domain_scorer(f1_score, average="worst")
+    >>> make_domain_scorer(f1_score, average="worst", pos_label="positive")
     make_domain_scorer(f1_score, average='worst')
+    >>> macro_f1 = make_domain_scorer(partial(f1_score, average="macro"), average="worst")
     """
+    if not callable(metric):
+        raise ValueError(f"metric={metric!r}; expected a function of (y, y_pred), such as sklearn.metrics.f1_score.")
     for name, value, known in (
         ("average", average, ("macro", "worst", "micro")),
         ("response_method", response_method, ("predict", "predict_proba", "decision_function")),

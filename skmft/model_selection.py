@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
+__all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
+
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -34,8 +36,9 @@ class _DomainSplitter(BaseCrossValidator):
         owner = type(self).__name__
         if len(given) != 1:
             raise ValueError(
-                f"{owner} got domains by {' and '.join(given) or 'no way'}; give them one way: domains= (metadata "
-                "routing), groups= (without routing), or domain_column= naming a column of the DataFrame X."
+                f"{owner} got domains by {' and '.join(given) or 'no way'}; give them one way: domains= (with "
+                "sklearn.set_config(enable_metadata_routing=True)), groups= (without it), or domain_column= naming a column of "
+                "the DataFrame X."
             )
         [(name, value)] = given.items()
         values = np.asarray(value)

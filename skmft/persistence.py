@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+__all__ = ["PersistenceError", "StoredWeights", "load", "save"]
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 _LONGEST_JSON = 1 << 28  # bytes
@@ -214,6 +216,9 @@ class StoredWeights(Mapping):
     def __len__(self) -> int:
         return len({*self._files, *self._held})
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self)})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a pickle does not depend on the folder
 
@@ -291,7 +296,9 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
         (new / "README.md").write_text(_model_card(clf, versions, notes), encoding="utf-8")
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         _write_json(new / MANIFEST, {"format": FORMAT, "files": {name: _sha256(new / name) for name in files}})
+        modes = {True: (new / "domains").stat().st_mode, False: (new / MANIFEST).stat().st_mode}
         for file in [*new.rglob("*"), new]:
+            os.chmod(file, modes[file.is_dir()])  # as the user's umask has it; some writers keep files to themselves
             _flush(file)
         _swap(new, target)
     finally:
@@ -320,6 +327,12 @@ def _swap(new: Path, target: Path) -> None:
         if old.exists():
             os.rename(old, target)
         raise
+    if old.exists():  # what somebody put beside our files, such as a .git folder, stays
+        ours = {
+            PurePosixPath(name).parts[0] for name in [MANIFEST, *_read_json(old / MANIFEST).get("files", [])] if name
+        }
+        for entry in [e for e in old.iterdir() if e.name not in ours and not (target / e.name).exists()]:
+            os.rename(entry, target / entry.name)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -39,7 +39,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"device={device!r} cannot be used here: {str(error).splitlines()[0]} "
+            f"device={device!r} cannot be used here: {str(error).splitlines()[0].rstrip('.')}. "
             "Use 'auto', 'cpu', or a device that torch sees."
         ) from error
 

@@ -163,6 +163,7 @@ def test_pairs_to_onnx(make, tmp_path):
     pairs = pd.DataFrame({"a": texts, "b": texts[::-1]})
     clf = make(meta_epochs=1, adaptation=None).fit(pairs, y, domains=d)
     names = clf.to_onnx(tmp_path / "model.onnx")
+    clf.to_onnx(tmp_path / "new" / "folder" / "model.onnx")
     assert names == ["input_ids", "attention_mask", "token_type_ids"]
     encoded = clf.tokenizer_(texts, texts[::-1], padding=True, return_tensors="np", return_token_type_ids=True)
     session = ort.InferenceSession(tmp_path / "model.onnx")

@@ -67,7 +67,7 @@ CASES = [
     ({"params": {"class_weight": {"pos": -1}}}, "expected finite weights of 0 or more"),
     ({"params": {"max_length": 4096}}, "max_length=4096 is more than the 128 tokens"),
     ({"params": {"device": "abacus"}}, "device='abacus' cannot be used here"),
-    ({"params": {"domain_column": "where"}, "domains": None}, "domain_column='where' is not in X, which has a list"),
+    ({"params": {"domain_column": "where"}, "domains": None}, "domain_column='where' is not in X, which is a list"),
 ]
 
 
@@ -120,6 +120,13 @@ def test_bad_input_to_a_fitted_estimator(fitted, data):
     assert "y has labels that fit did not see: ['neutral']" in message(
         lambda: fitted.typicality(X[:1], ["neutral"], "books")
     )
+
+
+def test_a_domain_column_that_nobody_named(make, data):
+    X, y, d = data
+    frame = pd.DataFrame({"domain": d, "text": X})
+    text = message(lambda: make().fit(frame, y, domains=d))
+    assert "X holds pairs whose text 1 is the row's domain; expected texts. Name that column by domain_column=" in text
 
 
 def test_predict_before_fit(make):

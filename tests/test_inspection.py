@@ -53,9 +53,9 @@ def many(n_domains, n=400, seed=0):
 @pytest.mark.parametrize("n_domains", [2, 16])
 def test_all_displays_are_readable(n_domains):
     rng, y, d = many(n_domains)
-    no_overlap(TypicalityDisplay.from_predictions(rng.normal(0.7, 0.1, len(y)), y, d).plot())
+    no_overlap(TypicalityDisplay.from_predictions(rng.normal(0.7, 0.1, len(y)), y, d))
     predictions = {name: rng.choice(np.unique(y), len(y)) for name in ("baseline", "meta-learner", "adapted")}
-    no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d).plot())
+    no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d))
     history = [{"stage": "meta", "label_loss": 1 / e, "corruption_loss": 0.7} for e in range(1, 9)]
     history += [{"stage": "adaptation", "domain": k, "label_loss": 0.1 / e} for k in np.unique(d) for e in (1, 2)]
     no_overlap(TrainingHistoryDisplay(history).plot())
@@ -72,7 +72,7 @@ def test_typicality(fitted, data):
 
 
 def test_a_class_that_a_domain_lacks_leaves_a_gap():
-    display = TypicalityDisplay.from_predictions([1, 2, 3], ["a", "b", "a"], ["books", "books", "dvd"]).plot()
+    display = TypicalityDisplay.from_predictions([1, 2, 3], ["a", "b", "a"], ["books", "books", "dvd"])
     assert len(display.groups["dvd", "b"]) == 0
 
 
@@ -117,7 +117,7 @@ def test_corruption_curve():
     }
     display = CorruptionCurveDisplay.from_cv_results(
         results, param="mft__corruption_weight", score="accuracy", invariance="probe"
-    ).plot()
+    )
     assert display.weights.tolist() == [0, 0.1, 1]
     assert display.score.tolist() == [0.9, 0.75, 0.8]
     assert display.invariance.tolist() == [0.4, 0.3, 0.1]
@@ -178,4 +178,4 @@ def test_without_matplotlib(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"plot needs the package 'matplotlib': pip install 'skmft\[plot\]'"):
-        TypicalityDisplay.from_predictions([1.0], ["a"], ["books"]).plot()
+        TypicalityDisplay.from_predictions([1.0], ["a"], ["books"])

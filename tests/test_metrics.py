@@ -88,6 +88,8 @@ def test_bad_input():
         domain_report(y, y_pred, d, y_proba=proba[:, :2])
     with pytest.raises(ValueError, match=r"average='mean'; expected one of"):
         make_domain_scorer(average="mean")
+    with pytest.raises(ValueError, match=r"metric='f1_macro'; expected a function"):
+        make_domain_scorer("f1_macro")
     with pytest.raises(ValueError, match=r"response_method='guess'"):
         make_domain_scorer(response_method="guess")
     with pytest.raises(ValueError, match=r"one domain only, 'books'"):
@@ -179,6 +181,16 @@ def test_an_estimator_that_takes_no_domains_is_scored_by_domain():
     X, y, d = rows()
     y = np.where(d == "books", 0, y)
     assert make_domain_scorer(average="worst")(NoDomains(), X, y, domains=d) == 0.5
+
+
+def test_the_column_of_the_estimator_is_the_default(make, data):
+    X, y, d = data
+    frame = pd.DataFrame({"text": X, "domain": d})
+    clf = make(domain_column="domain").fit(frame, y)
+    expected = macro_domain_score(y, clf.predict(frame), d)
+    assert make_domain_scorer()(clf, frame, y) == expected
+    pipe = Pipeline([("same", FunctionTransformer()), ("clf", clf)])
+    assert make_domain_scorer()(pipe, frame, y) == expected
 
 
 def test_losses_are_negated(fitted, data):

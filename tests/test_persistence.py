@@ -206,6 +206,24 @@ def test_other_things_are_not_overwritten(later, tmp_path):
         later.save(tmp_path / "thesis.tex")
 
 
+def test_files_of_others_stay(fitted, copied):
+    (copied / ".git").mkdir()
+    (copied / ".git" / "HEAD").write_text("ref")
+    (copied / "notes.md").write_text("mine")
+    fitted.save(copied)
+    assert (copied / ".git" / "HEAD").read_text() == "ref" and (copied / "notes.md").read_text() == "mine"
+    assert [p.name for p in copied.parent.iterdir()] == ["model"]
+    assert list(MetaFineTunedClassifier.load(copied).adapted_weights_) == ["books", "kitchen"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_modes_are_those_of_the_umask(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in [saved, *saved.rglob("*")]:
+        assert path.stat().st_mode == (tmp_path / ("folder" if path.is_dir() else "file")).stat().st_mode, path
+
+
 @pytest.mark.parametrize("step", ["write", "first rename", "second rename", "cut off"])
 def test_a_crash_leaves_the_old_folder_or_the_new_one(fitted, copied, data, monkeypatch, step):
     X = data[0]
