@@ -188,17 +188,11 @@ class DomainScoresDisplay(_Display):
         """Draw onto `ax`, or onto new axes: one row a domain, one mark a model."""
         ax = _axes(ax, 6, 1.4 + 0.32 * len(self.scores))
         places = np.arange(len(self.scores))
-        ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#bbbbbb", linewidth=3, zorder=1)
+        ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#dddddd", linewidth=3, zorder=1)
+        ax.set_ylim(-0.6, len(places) - 0.4)
         for j, name in enumerate(self.scores):
-            ax.plot(
-                self.scores[name],
-                places,
-                linestyle="",
-                marker=_MARKERS[j % 8],
-                color=_COLOURS[j % 8],
-                label=name,
-                zorder=2,
-            )
+            beside = places + 0.16 * (j - (len(self.scores.columns) - 1) / 2)  # equal scores do not hide one another
+            ax.plot(self.scores[name], beside, linestyle="", marker=_MARKERS[j % 8], color=_COLOURS[j % 8], label=name)
         ax.set_yticks(places, [str(d) for d in self.scores.index])
         ax.invert_yaxis()
         ax.set_xlabel(self.metric_name)
