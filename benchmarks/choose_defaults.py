@@ -134,12 +134,13 @@ def change_table(cells: list[dict], title: str) -> list[str]:
 def report() -> None:
     cells = [json.loads(p.read_text()) | {"kind": p.name.split("-")[0]} for p in sorted(CELLS.glob("*.json"))]
     meta = pd.DataFrame([c for c in cells if c["kind"] == "meta"])
+    machines = "; ".join(sorted({c["machine"] for c in cells}))
     lines = [
         "# How the defaults were chosen",
         "",
         "Made by `python benchmarks/choose_defaults.py meta`, `adaptation`, `report`. Mean accuracy in percent on "
         f"{VALIDATION_PER_DOMAIN} validation rows a domain, drawn like the training rows from the training pools; the "
-        f"frozen test rows took no part. Encoder all-MiniLM-L6-v2, batch {BATCH}. Machine: {cells[0]['machine']}.",
+        f"frozen test rows took no part. Encoder all-MiniLM-L6-v2, batch {BATCH}. Machine: {machines}.",
         "",
         "## Stage 2: learning rate and optimiser steps (meta-learner, no adaptation)",
         "",

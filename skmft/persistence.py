@@ -328,10 +328,7 @@ def _swap(new: Path, target: Path) -> None:
             os.rename(old, target)
         raise
     if old.exists():  # what somebody put beside our files, such as a .git folder, stays
-        ours = {
-            PurePosixPath(name).parts[0] for name in [MANIFEST, *_read_json(old / MANIFEST).get("files", [])] if name
-        }
-        for entry in [e for e in old.iterdir() if e.name not in ours and not (target / e.name).exists()]:
+        for entry in [e for e in old.iterdir() if not (target / e.name).exists()]:
             os.rename(entry, target / entry.name)
     shutil.rmtree(old, ignore_errors=True)
 

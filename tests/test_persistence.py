@@ -216,6 +216,13 @@ def test_files_of_others_stay(fitted, copied):
     assert list(MetaFineTunedClassifier.load(copied).adapted_weights_) == ["books", "kitchen"]
 
 
+def test_a_damaged_folder_can_be_saved_over(fitted, copied):
+    (copied / MANIFEST).write_text("{")
+    fitted.save(copied)
+    assert list(MetaFineTunedClassifier.load(copied).adapted_weights_) == ["books", "kitchen"]
+    assert [p.name for p in copied.parent.iterdir()] == ["model"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_modes_are_those_of_the_umask(saved, tmp_path):
     (tmp_path / "file").write_text("")
