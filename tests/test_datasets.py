@@ -45,7 +45,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: no route to the index")
 
     monkeypatch.setattr(_rated_snippets.subprocess, "run", fail)
-    with pytest.raises(FileNotFoundError, match=r"could not be fetched with pip \(ERROR: no route.*put it in"):
+    with pytest.raises(FileNotFoundError, match=r"fetching it with pip failed: ERROR: no route.*put it in"):
         fetch_rated_snippets(data_home=tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
     with pytest.raises(FileNotFoundError, match="download_if_missing=False"):
