@@ -40,7 +40,7 @@ _FILES = {  # domain -> (file, rows)
 }
 _DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, each with the mean of 20
 people's ratings from -4 (very negative) to 4 (very positive). Rows rated from -0.5 to 0.5 are left out; lower ones are
-"negative", higher ones "positive". Source: the release 0.5 of the package vaderSentiment (MIT licence);
+"negative", higher ones "positive". Licence: MIT. Source: the release 0.5 of the package vaderSentiment;
 C. J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
 2014. `groups` names the document of a snippet: snippets of one document belong on one side of a split."""
 
