@@ -1,19 +1,31 @@
-"""Training pools and frozen test sets of the benchmarks, and seeded few-shot draws from the pools."""
+"""Training pools and frozen test sets of the benchmarks, and seeded few-shot draws from the pools.
+
+Tasks: "amazon" and "snippets" (texts), "mnli" and "hypernyms" (pairs; "hypernyms 1", "hypernyms 2", ... deal the terms to
+train and test by another seed, as few pairs of vehicles are left in each).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils import Bunch
 
-from skmft.datasets import fetch_amazon_reviews, fetch_rated_snippets
+from skmft.datasets import fetch_amazon_reviews, fetch_hypernym_pairs, fetch_mnli_genres, fetch_rated_snippets
 
 HERE = Path(__file__).resolve().parent
-TEST_PER_CELL = 100  # test rows of every class in every domain: 200 a domain
+TEST_PER_CELL = {
+    "amazon": 100,
+    "snippets": 100,
+    "mnli": 133,
+    "hypernyms": 150,
+}  # of every class in every domain, at most
 
 
 def text_hash(text: str) -> str:
@@ -22,41 +34,97 @@ def text_hash(text: str) -> str:
 
 
 def load(task: str) -> pd.DataFrame:
-    """Rows of a task without exact repeats: text, y, domain, group, hash."""
-    if task == "amazon":
+    """Rows of a task without exact repeats: text (and text2), y, domain, group, hash, and the source's part.
+
+    `part` is "test" for rows that the source keeps for testing, "train" for its others, "any" without a split of its own.
+    """
+    name, split_seed = _parse(task)
+    if name == "amazon":
         data = fetch_amazon_reviews()
-        group = np.arange(len(data.data))
-    else:
+        frame = _frame(data, group=np.arange(len(data.data)), part="any")
+    elif name == "snippets":
         data = fetch_rated_snippets()
-        group = data.groups
-    frame = pd.DataFrame({"text": data.data, "y": data.target, "domain": data.domains, "group": group})
-    frame = frame.drop_duplicates("text", ignore_index=True)
-    return frame.assign(hash=[text_hash(t) for t in frame["text"]])
+        frame = _frame(data, group=data.groups, part="any")
+    else:
+        parts = []
+        for part in ("train", "test"):
+            if name == "mnli":
+                data = fetch_mnli_genres(subset="train" if part == "train" else "dev_matched")
+            else:
+                data = fetch_hypernym_pairs(subset=part, random_state=split_seed)
+            parts.append(_frame(data, group=[text_hash(g) for g in data.groups], part=part))
+        frame = pd.concat(parts, ignore_index=True)
+    texts = text_columns(frame)
+    frame = frame.drop_duplicates(texts, ignore_index=True)
+    return frame.assign(hash=[text_hash("\t".join(row)) for row in frame[texts].itertuples(index=False)])
+
+
+def _parse(task: str) -> tuple[str, int]:
+    name, _, seed = task.partition(" ")
+    if name not in TEST_PER_CELL or (seed and (name != "hypernyms" or not seed.isdigit())):
+        raise ValueError(f"task {task!r}; expected one of {list(TEST_PER_CELL)}, or 'hypernyms <split seed>'")
+    return name, int(seed or 0)
+
+
+def _frame(data: Bunch, group: Sequence[Any], part: str) -> pd.DataFrame:
+    texts = {"text": data.data} if data.data.ndim == 1 else {"text": data.data[:, 0], "text2": data.data[:, 1]}
+    return pd.DataFrame({**texts, "y": data.target, "domain": data.domains, "group": group, "part": part})
+
+
+def text_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that hold text: ["text"], or for pairs ["text", "text2"]."""
+    return [column for column in ("text", "text2") if column in frame]
+
+
+def inputs(frame: pd.DataFrame) -> pd.Series | pd.DataFrame:
+    """X of a frame's rows, as the classifiers take it: a column of texts, or two of pairs."""
+    return frame[text_columns(frame)] if "text2" in frame else frame["text"]
 
 
 def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training pool and frozen test set; the first call ever on a task writes the list of test hashes."""
+    """Training pool and frozen test set; the first call ever on a task writes the list of test hashes.
+
+    Nothing of a test row is in the pool: no document, no premise and, of term pairs, no term.
+    """
     frame = load(task)
-    listed = HERE / f"{task}_test_hashes.txt"
+    name, split_seed = _parse(task)
+    listed = HERE / f"{name}{f'_{split_seed}' if split_seed else ''}_test_hashes.txt"
+    candidates = frame[frame["part"] != "train"]
     if not listed.exists():
-        frame_by_hash = frame.sort_values("hash")  # as good as a random order, and the same everywhere
-        test = frame_by_hash.groupby(["domain", "y"]).head(TEST_PER_CELL)
+        frame_by_hash = candidates.sort_values("hash")  # as good as a random order, and the same everywhere
+        cells = frame_by_hash.groupby(["domain", "y"])
+        size = cells.size().groupby("domain").min().clip(upper=TEST_PER_CELL[name])  # the rarer class sets both
+        test = frame_by_hash[cells.cumcount() < frame_by_hash["domain"].map(size)]
         listed.write_text("\n".join(sorted(test["hash"])) + "\n")
     hashes = set(listed.read_text().split())
-    is_test = frame["hash"].isin(hashes)
+    is_test = frame["hash"].isin(hashes) & (frame["part"] != "train")
     if is_test.sum() != len(hashes):
         raise ValueError(f"{listed.name}: {len(hashes) - is_test.sum()} test rows are not in the data")
     test = frame[is_test]
-    pool = frame[~is_test & ~frame["group"].isin(set(test["group"]))]
+    held = frame[is_test | (frame["part"] == "test")]
+    pool = frame[~frame.index.isin(held.index) & ~frame["group"].isin(set(held["group"]))]
     return pool.reset_index(drop=True), test.reset_index(drop=True)
 
 
-def draw(pool: pd.DataFrame, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Few-shot training rows, balanced over classes, and the rest of the pool."""
+def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Few-shot training rows, and the rows of the pool that share no group with them.
+
+    Every domain gets `per_domain` rows, or all of them where it is None. Its classes get equally many; what cannot be
+    divided goes to one class after another, beginning with another class in each domain.
+    """
     rng = np.random.default_rng(seed)
-    rows = np.concatenate(
-        [rng.choice(cell.index, per_domain // 2, replace=False) for _, cell in pool.groupby(["domain", "y"])]
-    )
+    if per_domain is None:
+        rows = pool.index.to_numpy()
+    else:
+        domains, classes = sorted(pool["domain"].unique()), sorted(pool["y"].unique())
+        drawn = []
+        for (domain, y), cell in pool.groupby(["domain", "y"]):
+            turn = (classes.index(y) - domains.index(domain)) % len(classes)
+            number = per_domain // len(classes) + (turn < per_domain % len(classes))
+            if number > len(cell):
+                raise ValueError(f"{domain}, {y}: {number} rows asked for, the pool has {len(cell)}")
+            drawn.append(rng.choice(cell.index, number, replace=False))
+        rows = np.concatenate(drawn)
     chosen = pool.loc[rng.permutation(rows)]
     rest = pool.drop(index=chosen.index)
     rest = rest[~rest["group"].isin(set(chosen["group"]))]

@@ -11,79 +11,85 @@ from typing import Any
 
 from sklearn.utils import Bunch
 
-from ._cache import bunch, find_local, select_domains
+from ._cache import bunch, check_subset, find_or_fetch, reading, select_domains
 
+_URL = "https://www.cs.jhu.edu/~mdredze/datasets/sentiment/domain_sentiment_data.tar.gz"
 _FOLDERS = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
 _ROWS_A_FILE = 1000
 _REVIEW = re.compile(r"<title>(.*?)</title>.*?<review_text>(.*?)</review_text>", re.DOTALL)
 _DESCR = """Multi-Domain Sentiment Dataset, labelled part: 1,000 positive and 1,000 negative Amazon reviews in each of
 four domains. Source: J. Blitzer, M. Dredze, F. Pereira, "Biographies, Bollywood, Boom-boxes and Blenders: Domain
-Adaptation for Sentiment Classification", ACL 2007. For research use; cite the paper. The text is the review's
+Adaptation for Sentiment Classification", ACL 2007. Licence: for research use; cite the paper. The text is the review's
 title, a line break, and its body. Some rows repeat another."""
 
 
 def fetch_amazon_reviews(
     *,
     data_home: str | os.PathLike | None = None,
+    subset: str = "all",
     domains: Sequence[str] | None = None,
     return_X_y_domains: bool = False,
+    as_frame: bool = False,
+    download_if_missing: bool = True,
 ) -> Bunch | tuple[Any, Any, Any]:
-    """Load the Amazon reviews of books, dvd, electronics and kitchen from a local copy of their archive.
+    """Load the Amazon reviews of books, dvd, electronics and kitchen; the first call fetches 30 MB.
+
+    No checksum of the public archive is known to us. What is checked is that each of the eight files holds 1,000
+    reviews; of a fetched file, also its length.
 
     Parameters
     ----------
     data_home : path, default=None
-        Folder that holds ``amazon/domain_sentiment_data.tar.gz``. By default the environment variable
-        SKMFT_DATA_HOME, then ``~/.cache/skmft``.
+        Folder that holds ``amazon/domain_sentiment_data.tar.gz``. By default the file is looked for in the environment
+        variable SKMFT_DATA_HOME and in ``~/.cache/skmft``, and kept in the latter.
+    subset : {"all"}, default="all"
+        The source has no split of its own; `skmft.model_selection` draws one.
     domains : list of str, default=None
         Some of ``["books", "dvd", "electronics", "kitchen"]``; all by default.
     return_X_y_domains : bool, default=False
         Return ``(data, target, domains)`` in place of a Bunch.
+    as_frame : bool, default=False
+        Give pandas objects; the Bunch then has `frame` with a column for each of text, target and domains.
+    download_if_missing : bool, default=True
+        Whether to fetch the file where there is no local copy.
 
     Returns
     -------
     Bunch
         With `data` (texts), `target` ("negative", "positive"), `domains`, each an object array of shape (n_rows,),
-        `target_names`, `domain_names` and `DESCR`.
+        `frame` (DataFrame or None), `target_names`, `domain_names` and `DESCR`.
 
     Raises
     ------
     FileNotFoundError
         If there is no archive; the message says where it can be had and where to put it.
     ValueError
-        If the archive is not complete.
+        If the archive is damaged or not complete.
 
     Examples
     --------
     >>> from skmft.datasets import fetch_amazon_reviews
-    >>> fetch_amazon_reviews(data_home="nowhere")
+    >>> fetch_amazon_reviews(domains=["toys"])
     Traceback (most recent call last):
-    FileNotFoundError: no Amazon archive. Get domain_sentiment_data.tar.gz from the Multi-Domain Sentiment Dataset's \
-page (www.cs.jhu.edu/~mdredze/datasets/sentiment) and put it in nowhere/amazon.
+    ValueError: domains=['toys']; expected a list of names among ['books', 'dvd', 'electronics', 'kitchen'].
     """
     wanted = select_domains(domains, list(_FOLDERS))
-    archive = find_local("amazon", ["domain_sentiment_data.tar.gz"], data_home)
-    if archive is None:
-        home = os.fspath(data_home) if data_home is not None else "~/.cache/skmft (or $SKMFT_DATA_HOME)"
-        raise FileNotFoundError(
-            "no Amazon archive. Get domain_sentiment_data.tar.gz from the Multi-Domain Sentiment Dataset's page "
-            f"(www.cs.jhu.edu/~mdredze/datasets/sentiment) and put it in {home}/amazon."
-        )
+    check_subset(subset, ["all"])
+    archive = find_or_fetch("amazon", [_URL.rsplit("/", 1)[-1]], _URL, None, data_home, download_if_missing)
     rows: list[tuple[str, str, str]] = []
-    try:
-        with tarfile.open(archive) as tar:
-            for domain in wanted:
-                for label in ("negative", "positive"):
-                    member = f"sorted_data_acl/{_FOLDERS[domain]}/{label}.review"
-                    file = tar.extractfile(member)
-                    raw = file.read().decode("latin-1") if file else ""
-                    texts = ["\n".join(html.unescape(t).strip() for t in pair) for pair in _REVIEW.findall(raw)]
-                    if len(texts) != _ROWS_A_FILE:
-                        raise ValueError(
-                            f"{archive}: {member} has {len(texts)} reviews, expected {_ROWS_A_FILE}; get the archive again."
-                        )
-                    rows += [(text, label, domain) for text in texts]
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"{archive} cannot be read ({error}); get the archive again.") from error
+    with reading(archive), tarfile.open(archive) as tar:
+        for domain in wanted:
+            for label in ("negative", "positive"):
+                member = f"sorted_data_acl/{_FOLDERS[domain]}/{label}.review"
+                file = tar.extractfile(member)
+                raw = file.read().decode("latin-1") if file else ""  # has bytes that are not UTF-8
+                texts = ["\n".join(html.unescape(t).strip() for t in pair) for pair in _REVIEW.findall(raw)]
+                if len(texts) != _ROWS_A_FILE:
+                    raise ValueError(
+                        f"{archive}: {member} has {len(texts)} reviews, expected {_ROWS_A_FILE}; get it again."
+                    )
+                rows += [(text, label, domain) for text in texts]
     bodies, labels, names = zip(*rows)
-    return bunch(bodies, labels, names, return_X_y_domains, DESCR=_DESCR)
+    return bunch(
+        {"text": bodies}, labels, names, return_X_y_domains=return_X_y_domains, as_frame=as_frame, DESCR=_DESCR
+    )

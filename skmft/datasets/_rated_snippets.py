@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import io
 import os
@@ -17,9 +16,20 @@ from typing import Any
 
 from sklearn.utils import Bunch
 
-from ._cache import bunch, cache_folder, find_local, select_domains
+from ._cache import (
+    bunch,
+    cache_folder,
+    check_sha256,
+    check_subset,
+    download,
+    find_local,
+    missing,
+    reading,
+    select_domains,
+)
 
 _RELEASE = "vaderSentiment-0.5.zip"
+_SOURCE = "the Python package index (the source release 0.5 of vaderSentiment)"
 _SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
 _INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _FILES = {  # domain -> (file, rows)
@@ -30,7 +40,7 @@ _FILES = {  # domain -> (file, rows)
 }
 _DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, each with the mean of 20
 people's ratings from -4 (very negative) to 4 (very positive). Rows rated from -0.5 to 0.5 are left out; lower ones are
-"negative", higher ones "positive". Source: the release 0.5 of the package vaderSentiment (MIT licence);
+"negative", higher ones "positive". Licence: MIT. Source: the release 0.5 of the package vaderSentiment;
 C. J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
 2014. `groups` names the document of a snippet: snippets of one document belong on one side of a split."""
 
@@ -38,8 +48,10 @@ C. J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment A
 def fetch_rated_snippets(
     *,
     data_home: str | os.PathLike | None = None,
+    subset: str = "all",
     domains: Sequence[str] | None = None,
     return_X_y_domains: bool = False,
+    as_frame: bool = False,
     download_if_missing: bool = True,
 ) -> Bunch | tuple[Any, Any, Any]:
     """Load rated snippets of four domains; the first call fetches 2.4 MB with pip.
@@ -49,10 +61,15 @@ def fetch_rated_snippets(
     data_home : path, default=None
         Folder for ``rated_snippets/vaderSentiment-0.5.zip``. By default the file is looked for in the environment
         variable SKMFT_DATA_HOME and in ``~/.cache/skmft``, and kept in the latter.
+    subset : {"all"}, default="all"
+        The source has no split of its own; keep `groups` together when you draw one.
     domains : list of str, default=None
         Some of ``["amazon", "movies", "nyt", "tweets"]``; all by default.
     return_X_y_domains : bool, default=False
         Return ``(data, target, domains)`` in place of a Bunch.
+    as_frame : bool, default=False
+        Give pandas objects; the Bunch then has `frame` with a column for each of text, target, domains, groups and
+        ratings.
     download_if_missing : bool, default=True
         Whether to fetch the file where there is no local copy.
 
@@ -60,14 +77,15 @@ def fetch_rated_snippets(
     -------
     Bunch
         With `data` (texts), `target` ("negative", "positive"), `domains` and `groups` (the snippet's document), each an
-        object array of shape (n_rows,); `ratings`, float, shape (n_rows,); `target_names`, `domain_names`, `DESCR`.
+        object array of shape (n_rows,); `ratings`, float, shape (n_rows,); `frame` (DataFrame or None),
+        `target_names`, `domain_names` and `DESCR`.
 
     Raises
     ------
     FileNotFoundError
         If there is no local copy and it may not, or cannot, be fetched.
     ValueError
-        If the file does not have the known sha256.
+        If the file does not have the known sha256, or what pip fetched has another.
 
     Examples
     --------
@@ -77,40 +95,45 @@ def fetch_rated_snippets(
     ValueError: domains=['books']; expected a list of names among ['amazon', 'movies', 'nyt', 'tweets'].
     """
     wanted = select_domains(domains, list(_FILES))
+    check_subset(subset, ["all"])
     path = find_local("rated_snippets", [_RELEASE], data_home)
     if path is None:
+        target = cache_folder("rated_snippets", data_home) / _RELEASE
         if not download_if_missing:
-            raise FileNotFoundError(f"no local copy of {_RELEASE}, and download_if_missing=False.")
-        path = _download(cache_folder("rated_snippets", data_home))
-    content = path.read_bytes()
-    if (digest := hashlib.sha256(content).hexdigest()) != _SHA256:
-        raise ValueError(f"{path} has sha256 {digest}, expected {_SHA256}; delete it and fetch it again.")
+            raise missing(target, _SOURCE, "download_if_missing=False")
+        path = _download(target)
+    check_sha256(path, _SHA256)
     rows: list[tuple[str, str, str, str, float]] = []
-    inner = zipfile.ZipFile(io.BytesIO(content)).read(_INNER)
-    with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
-        for domain in wanted:
-            name, expected = _FILES[domain]
-            file = tar.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
-            lines = file.read().decode("utf-8").splitlines() if file else []
-            if len(lines) != expected:
-                raise ValueError(f"{path}: {name} has {len(lines)} rows, expected {expected}.")
-            for line in lines:
-                number, rating, text = line.split("\t", 2)
-                value = float(rating)
-                if abs(value) > 0.5:
-                    label = "positive" if value > 0 else "negative"
-                    group = f"{domain} {number.split('_')[0]}"
-                    rows.append((html.unescape(text).strip(), label, domain, group, value))
+    with reading(path):
+        inner = zipfile.ZipFile(path).read(_INNER)
+        with tarfile.open(fileobj=io.BytesIO(inner)) as tar:
+            for domain in wanted:
+                name, expected = _FILES[domain]
+                file = tar.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+                lines = file.read().decode("utf-8").splitlines() if file else []
+                if len(lines) != expected:
+                    raise ValueError(f"{path}: {name} has {len(lines)} rows, expected {expected}.")
+                for line in lines:
+                    number, rating, text = line.split("\t", 2)
+                    value = float(rating)
+                    if abs(value) > 0.5:
+                        label = "positive" if value > 0 else "negative"
+                        group = f"{domain} {number.split('_')[0]}"
+                        rows.append((html.unescape(text).strip(), label, domain, group, value))
     texts, labels, names, groups, ratings = zip(*rows)
-    answer = bunch(texts, labels, names, return_X_y_domains, DESCR=_DESCR)
-    if isinstance(answer, Bunch):
-        import numpy as np
+    return bunch(
+        {"text": texts},
+        labels,
+        names,
+        return_X_y_domains=return_X_y_domains,
+        as_frame=as_frame,
+        DESCR=_DESCR,
+        groups=groups,
+        ratings=ratings,
+    )
 
-        answer.groups, answer.ratings = np.array(groups, dtype=object), np.array(ratings)
-    return answer
 
-
-def _download(folder: Path) -> Path:
+def _download(target: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
         command += ["--dest", temporary, "vaderSentiment==0.5"]
@@ -118,10 +141,6 @@ def _download(folder: Path) -> Path:
         got = Path(temporary) / _RELEASE
         if done.returncode or not got.exists():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise FileNotFoundError(
-                f"{_RELEASE} could not be fetched with pip ({reason}). Get the source release 0.5 of vaderSentiment "
-                f"from the Python package index and put it in {folder}."
-            )
-        partial = folder / f"{_RELEASE}.{os.getpid()}.part"
-        partial.write_bytes(got.read_bytes())
-        return partial.replace(folder / _RELEASE)
+            raise missing(target, _SOURCE, f"fetching it with pip failed: {reason}")
+        check_sha256(got, _SHA256)
+        return download(got.as_uri(), target, _SHA256)

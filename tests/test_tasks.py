@@ -1,0 +1,84 @@
+"""The benchmarks' training pools, frozen test rows and few-shot draws."""
+
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from skmft.datasets import make_multi_domain_texts
+from skmft.inputs import read_texts
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+HOME = os.environ.get("SKMFT_DATA_HOME")
+FILES = {
+    "amazon": "amazon/domain_sentiment_data.tar.gz",
+    "mnli": "mnli_genres/train.jsonl.gz",
+    "hypernyms": "taxonomy/oewn_hypernym_pairs.tsv.gz",
+    "hypernyms 3": "taxonomy/oewn_hypernym_pairs.tsv.gz",
+}
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import tasks
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return tasks
+
+
+def make_pool(n_classes=3):
+    X, y, d = make_multi_domain_texts(600, 4, n_classes, random_state=0)
+    return pd.DataFrame({"text": X, "y": y, "domain": d, "group": [i // 2 for i in range(600)]})
+
+
+def test_draw_is_balanced_seeded_and_keeps_groups_apart(tasks):
+    pool = make_pool()
+    before = pool.copy()
+    for shots in (3, 8, 16, 64):
+        drawn, rest = tasks.draw(pool, shots, 0)
+        assert drawn.groupby("domain").size().tolist() == [shots] * 4
+        cells = drawn.groupby(["domain", "y"]).size()
+        assert cells.max() - cells.min() <= (shots % 3 > 0)
+        assert drawn["y"].value_counts().max() - drawn["y"].value_counts().min() <= 1
+        assert not set(drawn["group"]) & set(rest["group"])
+        pd.testing.assert_frame_equal(tasks.draw(pool, shots, 0)[0], drawn)
+        assert not tasks.draw(pool, shots, 1)[0].equals(drawn)
+    everything, rest = tasks.draw(pool, None, 0)
+    assert sorted(everything["text"]) == sorted(pool["text"]) and len(rest) == 0
+    pd.testing.assert_frame_equal(pool, before)
+    with pytest.raises(ValueError, match=r"domain 0, class 0: 100 rows asked for, the pool has 50"):
+        tasks.draw(pool, 300, 0)
+
+
+def test_unknown_tasks_are_refused(tasks):
+    for task in ("books", "mnli 1", "hypernyms x"):
+        with pytest.raises(ValueError, match="expected one of"):
+            tasks.load(task)
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_real_splits(tasks, task):
+    if not HOME or not (Path(HOME) / FILES[task]).exists():
+        pytest.skip(f"needs SKMFT_DATA_HOME with {FILES[task]}")
+    pool, test = tasks.split(task)  # fails where the data lack a row of the frozen list
+    texts = tasks.text_columns(pool)
+    assert list(pool.columns) == list(test.columns) == [*texts, "y", "domain", "group", "part", "hash"]
+    assert not set(pool["group"]) & set(test["group"])
+    assert not set(pool["hash"]) & set(test["hash"])
+    for frame in (pool, test):
+        assert not frame.duplicated(texts).any()
+    cells = test.groupby(["domain", "y"]).size().unstack()
+    assert (cells.nunique(axis=1) == 1).all()
+    if task == "mnli":
+        assert set(cells.to_numpy().ravel()) == {133}
+        assert not set(pool["text"]) & set(test["text"])
+    if task.startswith("hypernyms"):
+        sides = [{t.casefold() for column in texts for t in frame[column]} for frame in (pool, test)]
+        assert not sides[0] & sides[1]
+    drawn, _ = tasks.draw(pool, 64, 5)
+    assert drawn.groupby("domain").size().unique().tolist() == [64]
+    assert len(read_texts(tasks.inputs(drawn))[0]) == len(drawn)
