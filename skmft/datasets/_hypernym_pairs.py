@@ -154,7 +154,7 @@ def _unique(rows: Iterable[tuple[str, str, str, int]]) -> Iterator[_Pair]:
 
 
 def _read_table(path: Path) -> Iterator[_Pair]:
-    with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         header = file.readline().rstrip("\n").split("\t")
         if header != _HEADER:
             raise ValueError(f"{path} has the columns {header}, expected {_HEADER}; get it again.")

@@ -147,7 +147,7 @@ def _open(path: Path, subset: str) -> Iterator[BinaryIO]:
 
 def _rows(path: Path, file: BinaryIO, keys: tuple[str, str, str]) -> Iterator[tuple[str, str, str, str]]:
     """Genre, premise, hypothesis and label of every row with a label."""
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8", newline="\n"), start=1):
+    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8"), start=1):
         try:
             row = json.loads(line)
             values = (row["genre"], *(row[key] for key in keys))
