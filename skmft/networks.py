@@ -373,8 +373,21 @@ def with_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Modu
     Nothing is copied on the device where the tensors lie, and `module` is left alone, so many domains' models cost
     what differs between them.
     """
-    shared: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    twin = copy.deepcopy(module, memo=shared)
+    twin = _twin(module)
     device = next(module.parameters()).device
-    twin.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()}, strict=False, assign=True)
+    for name, tensor in tensors.items():
+        path, _, last = name.rpartition(".")
+        owner = twin.get_submodule(path)
+        if last in owner._buffers:
+            owner._buffers[last] = tensor.to(device)
+        else:
+            owner._parameters[last] = nn.Parameter(tensor.to(device), requires_grad=False)
     return twin.eval()
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Other module objects around the same tensors; ten times as fast as a deep copy, which counts for single rows."""
+    twin = copy.copy(module)
+    twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    twin._modules = {name: child if child is None else _twin(child) for name, child in module._modules.items()}
+    return twin
