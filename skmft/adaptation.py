@@ -47,7 +47,7 @@ def adapt_to_domain(
     module.corruption_head = None
     if method == "head":
         module.encoder.requires_grad_(False)
-    initial = meta_learner.state_dict()
+    initial = {**dict(meta_learner.named_parameters()), **dict(meta_learner.named_buffers())}
     net = fine_tune(module, rows, MetaFineTuningLoss, settings, epochs=epochs, seed=seed, initial=initial)
     tensors = {n: p.detach().cpu() for n, p in module.named_parameters() if p.requires_grad}
     return tensors, net
