@@ -377,7 +377,7 @@ def fine_tune(
     description : str
         Label of the progress bar, which shows where ``settings.verbose > 0``; none if empty.
     initial : mapping of str to Tensor, optional
-        The module's tensors, where something holds them anyway; by default they are copied to the CPU first.
+        Those of the module's tensors that are held elsewhere anyway; the others are copied to the CPU first.
 
     Returns
     -------
@@ -394,7 +394,8 @@ def fine_tune(
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
     processes = settings.processes
-    start = {n: t.detach().to("cpu", copy=True) for n, t in _trained(module)} if initial is None else initial
+    held = initial or {}
+    start = {n: held[n] if n in held else t.detach().to("cpu", copy=True) for n, t in _trained(module)}
 
     def train(micro_batch_size: int) -> FineTuningNet:
         callbacks: list[Any] = [("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))]
