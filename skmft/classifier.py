@@ -96,8 +96,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
-        Rows a batch, in training and prediction. Where a device has too little memory, a stage starts again with its
-        batches in smaller parts, whose gradients add up to those of the whole batch, and a UserWarning says so.
+        Rows a batch in training. Where a device has too little memory, a stage starts again with its batches in smaller
+        parts, whose gradients add up to those of the whole batch, and a UserWarning says so. A batch in prediction has as
+        many rows as fill ``batch_size * max_length`` tokens, or on a CPU 2,048, if that is less.
     weight_decay : float, default=0.01
         Decoupled weight decay; not on biases and norms.
     warmup_ratio : float in [0, 1], default=0.1

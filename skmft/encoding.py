@@ -248,8 +248,23 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def sorted_batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
-    """Batches for inference: rows from longest to shortest, so that little is padding."""
+def sorted_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Batches for inference: rows from longest to shortest, so that little is padding, as many as `max_tokens` hold.
+
+    Parameters
+    ----------
+    lengths : ndarray, shape (n_rows,)
+    max_tokens : int
+        Most tokens a batch, padding included; a longer row is a batch of its own.
+
+    Yields
+    ------
+    ndarray
+        Row numbers of a batch.
+    """
     order = np.argsort(-lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows

@@ -193,13 +193,14 @@ class MicroBatches:
     """How many rows fit in memory at a time; halved when memory runs out, and remembered."""
 
     def __init__(self) -> None:
-        self.limit: int | None = None
+        self.limit: int | None = None  # rows, or tokens
 
     def run(
         self,
         attempt: Callable[[int], T],
         rows: int,
         what: str,
+        row_size: int = 1,
         undo: Callable[[], None] = lambda: None,
         warn: bool = True,
     ) -> T:
@@ -213,6 +214,8 @@ class MicroBatches:
             For the first attempt, unless an earlier `run` found that so many do not fit.
         what : str
             What is run; for the messages.
+        row_size : int
+            Of a row of this call, in the unit that is remembered: one row, or its tokens.
         undo : callable
             Brings back what a failed attempt has changed.
         warn : bool
@@ -222,7 +225,7 @@ class MicroBatches:
         torch.OutOfMemoryError
             If one row at a time is too much.
         """
-        first = current = min(rows, self.limit or rows)
+        first = current = rows if self.limit is None else min(rows, max(1, self.limit // row_size))
         while True:
             try:
                 result = attempt(current)
@@ -236,18 +239,18 @@ class MicroBatches:
                         f"take a smaller model. The device said: {error}"
                     ) from error
             # here the error is gone, and with it its traceback, whose frames hold tensors
-            current = max(1, current // 2)
+            current = (current + 1) // 2
             undo()
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
         if current < first:
-            self.limit = current
+            self.limit = current * row_size
             if warn:
                 warnings.warn(
-                    f"{what}: out of memory with {first} rows at a time, so it was done again with {current} rows at a "
-                    f"time; the effective batch and the result are those of batch_size, only slower. A smaller "
-                    "batch_size or max_length needs less memory.",
+                    f"{what}: out of memory with {first} rows at a time, so it was started again with {current} rows "
+                    "at a time. The result is the same (training accumulates the gradients of the whole batch), only slower; "
+                    "a smaller batch_size or max_length needs less memory.",
                     UserWarning,
                     stacklevel=3,
                 )

@@ -131,7 +131,7 @@ class Run:
             forward,
             tokens,
             width=width,
-            batch_size=self.params.batch_size,
+            max_tokens=self.params.batch_size * self.params.max_length,
             device=self.device,
             dtype=self.dtype,
             description=description,

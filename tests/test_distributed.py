@@ -93,7 +93,7 @@ def test_out_of_memory_in_one_process_restarts_all(one, two):
     for result in two:
         assert_same(result["out of memory"], one["weight 0.1"], atol=1e-5)
     fit, adapt = two[0]["warnings"]  # one for each call; stage 3 of fit begins with what was found to fit
-    assert fit.startswith("meta fine-tuning: out of memory with 8 rows at a time, so it was done again with 2 rows")
+    assert fit.startswith("meta fine-tuning: out of memory with 8 rows at a time, so it was started again with 2 rows")
     assert adapt.startswith("adaptation: out of memory with 4 rows at a time")
     assert two[1]["warnings"] == []
 

@@ -72,8 +72,9 @@ def test_small_sets_do_not_meet_the_same_batches_every_epoch():
 
 
 def test_sorted_batches_go_from_longest_to_shortest():
-    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1]), 2))
-    assert [b.tolist() for b in batches] == [[1, 3], [2, 0], [4]]
+    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18))
+    assert [b.tolist() for b in batches] == [[5], [1, 3], [2, 0], [6, 4]]  # 40 is a batch alone, 9 + 9, 7 + 7, 2 + 2
+    assert list(sorted_batches(np.array([], dtype=np.int64), 18)) == []
 
 
 def test_batch_of_one_empty_row():

@@ -186,31 +186,36 @@ def test_inference_halves_its_batches(fitted, data, monkeypatch):
     X, _, d = data
     expected = fitted.decision_function(X, domains=d)
     device = Device(monkeypatch, 5, first_step=0)
-    with pytest.warns(UserWarning, match="inference: out of memory with 16 rows at a time") as warned:
+    with pytest.warns(
+        UserWarning, match="inference: out of memory with 24 rows at a time.* 3 rows at a time"
+    ) as warned:
         logits = fitted.decision_function(X, domains=d)
     assert len(warned) == 2  # one for each of the two domains' models
-    assert device.failures == 2 * 2
+    assert device.failures == 2 * 3
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_stage_1_halves_its_batches(make, monkeypatch):
+def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monkeypatch):
     from skmft import stages
 
-    X, y, d = make_texts(48)
-    expected = make(adaptation=None).fit(X, y, domains=d)
-    pool, sizes = stages.pool, []
+    X, y, d = make_texts(80)  # of 7 to 11 tokens
+    params = {"adaptation": None, "meta_epochs": 1, "max_length": 16, "batch_size": 16}
+    expected = make(**params).fit(X, y, domains=d)
+    pool, failed, done = stages.pool, [], []
 
     def limited(hidden, *args):
-        sizes.append(len(hidden))
-        if len(hidden) > 10:
+        (failed if hidden.shape[0] * hidden.shape[1] > 140 else done).append(hidden.shape[:2])
+        if failed and failed[-1] == hidden.shape[:2]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return pool(hidden, *args)
 
     monkeypatch.setattr(stages, "pool", limited)
-    with pytest.warns(UserWarning, match="inference: out of memory") as warned:
-        clf = make(adaptation=None).fit(X, y, domains=d)
+    with pytest.warns(UserWarning, match="inference: out of memory with 23 rows at a time") as warned:
+        clf = make(**params).fit(X, y, domains=d)
     assert len(warned) == 1
-    assert sizes == [16] + [8] * 6
+    assert failed == [(23, 11)]
+    assert done[:2] == [(12, 11), (11, 10)]  # the second half is padded to its own longest row
+    assert max(rows for rows, _ in done) == 12 * 11 // 7
     np.testing.assert_allclose(clf.typicality_, expected.typicality_, atol=1e-5)
 
 
@@ -234,13 +239,13 @@ def test_micro_batches_remember_what_fits():
         return rows
 
     micro = MicroBatches()
-    with pytest.warns(UserWarning, match="with 10 rows at a time, so it was done again with 2 rows"):
-        assert micro.run(attempt, 10, "it", undo=lambda: undone.append(len(sizes))) == 2
-    assert sizes == [10, 5, 2]
+    with pytest.warns(UserWarning, match="with 10 rows at a time, so it was started again with 3 rows"):
+        assert micro.run(attempt, 10, "it", undo=lambda: undone.append(len(sizes))) == 3
+    assert sizes == [10, 5, 3]
     assert undone == [1, 2]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert micro.run(attempt, 10, "it") == 2
+        assert micro.run(attempt, 10, "it") == 3
         assert micro.run(attempt, 1, "it") == 1
 
 
