@@ -7,9 +7,10 @@ import copy
 import numpy as np
 import torch
 
+from .batches import TrainingRows
 from .corruption import MetaFineTuningLoss
 from .networks import TextClassifier
-from .training import FineTuningNet, TrainingRows, TrainingSettings, fine_tune
+from .training import FineTuningNet, TrainingSettings, fine_tune
 
 
 def adapt_to_domain(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from .adaptation import adapt_to_domain, can_adapt
+from .batches import TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
 from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
@@ -26,7 +27,6 @@ from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool
 from .parts import ALONE, MicroBatches, Processes
 from .training import (
     FineTuningNet,
-    TrainingRows,
     TrainingSettings,
     auto_epochs,
     epoch_records,
