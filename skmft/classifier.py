@@ -108,7 +108,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     class_weight : "balanced", dict or None, default=None
         As in scikit-learn, over the rows of the stage.
     callbacks : list of skorch.callbacks.Callback, default=None
-        Copies are called in every training stage.
+        Copies are called in every training stage, in every process; batches are the whole ones, but ``y_pred`` is None where
+        a batch was run in parts.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
