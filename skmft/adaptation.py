@@ -7,9 +7,10 @@ import copy
 import numpy as np
 import torch
 
+from .batches import TrainingRows
 from .corruption import MetaFineTuningLoss
 from .networks import TextClassifier
-from .training import FineTuningNet, TrainingRows, TrainingSettings, fine_tune
+from .training import FineTuningNet, TrainingSettings, fine_tune
 
 
 def adapt_to_domain(
@@ -47,7 +48,8 @@ def adapt_to_domain(
     module.corruption_head = None
     if method == "head":
         module.encoder.requires_grad_(False)
-    net = fine_tune(module, rows, MetaFineTuningLoss, settings, epochs=epochs, seed=seed)
+    initial = {**dict(meta_learner.named_parameters()), **dict(meta_learner.named_buffers())}
+    net = fine_tune(module, rows, MetaFineTuningLoss, settings, epochs=epochs, seed=seed, initial=initial)
     tensors = {n: p.detach().cpu() for n, p in module.named_parameters() if p.requires_grad}
     return tensors, net
 

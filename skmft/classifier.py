@@ -96,8 +96,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
-        Rows a batch in training. A batch in prediction has as many rows as fill ``batch_size * max_length`` tokens, or on a
-        CPU 2,048, if that is less.
+        Rows a batch in training. Where a device has too little memory, a stage starts again with its batches in smaller
+        parts, whose gradients add up to those of the whole batch, and a UserWarning says so. A batch in prediction has as
+        many rows as fill ``batch_size * max_length`` tokens, or on a CPU 2,048, if that is less.
     weight_decay : float, default=0.01
         Decoupled weight decay; not on biases and norms.
     warmup_ratio : float in [0, 1], default=0.1
@@ -107,7 +108,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     class_weight : "balanced", dict or None, default=None
         As in scikit-learn, over the rows of the stage.
     callbacks : list of skorch.callbacks.Callback, default=None
-        Copies are called in every training stage.
+        Copies are called in every training stage, in every process; batches are the whole ones, but ``y_pred`` is None where
+        a batch was run in parts.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
@@ -127,6 +129,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Folder where token ids and the pre-trained encoder's embeddings are kept, one a text, so that the candidates and
         folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
         encoder's name and weights, its tokenizer, `max_length`, `pooling` and the precision, and on nothing else.
+    distributed : bool, default=False
+        Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
+        ``skmft[distributed]``). Each process calls them with all rows; every batch of `batch_size` rows is shared among
+        them, each on its own device, and all end with the model that one process would have trained (to rounding, and
+        with dropout masks of their own). Everything but training is done by each process for itself, so any of them may
+        predict or save alone. With one process, or outside of a launcher, it changes nothing.
 
     Attributes
     ----------
@@ -232,6 +240,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "domain_column": [str, Integral, None],
         "unknown_domain": [StrOptions({"meta", "error"})],
         "memory": [str, os.PathLike, HasMethods(["cache"]), None],
+        "distributed": ["boolean"],
     }
 
     def __init__(
@@ -264,6 +273,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         domain_column: Hashable | None = None,
         unknown_domain: str = "meta",
         memory: Any = None,
+        distributed: bool = False,
     ) -> None:
         self.model = model
         self.pooling = pooling
@@ -292,6 +302,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.domain_column = domain_column
         self.unknown_domain = unknown_domain
         self.memory = memory
+        self.distributed = distributed
 
     # ------------------------------------------------------------------ fit
 
@@ -327,6 +338,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ValueError, TypeError
             If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails or is
             interrupted later than that, it is left unfitted.
+        torch.OutOfMemoryError
+            If the device cannot hold what a single row needs.
         """
         self._check_parameters()
         texts, column, columns = read_texts(X, self.domain_column)
@@ -346,7 +359,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             )
         balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
         source = find_encoder(self.model)
-        run = Run.start(self)
+        run = Run.start(self, training=True)
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
@@ -366,6 +379,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             positions(domains, names),
             sample_weight,
         )
+        run.check_same(rows)
         history: list[dict[str, Any]] = []
         t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
         net = meta_fine_tune(run, encoder, rows.where(used), t[used], classes, names, layers, history)
@@ -438,7 +452,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             )
         rows = Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
         history = list(self.history_)
-        run = Run.start(self, self.seed_)
+        run = Run.start(self, self.seed_, training=True)
+        run.check_same(rows)
         tensors = adapt_domain(run, self.net_.module_, rows, self.classes_, name, history)
         self.adapted_weights_, self.history_ = self.adapted_weights_ | {name: tensors}, history
         return self

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
 from .adaptation import adapt_to_domain, can_adapt
+from .batches import TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
 from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
 from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
+from .parts import ALONE, MicroBatches, Processes
 from .training import (
     FineTuningNet,
-    TrainingRows,
     TrainingSettings,
     auto_epochs,
     epoch_records,
@@ -45,21 +46,30 @@ ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 4}
 
 @dataclass(frozen=True)
 class Run:
-    """Device, precision and seed of one call."""
+    """Device, precision and seed of one call, and who takes part in it."""
 
     params: Any
     device: torch.device
     dtype: torch.dtype
     seed: int
+    processes: Processes = ALONE
+    micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
     @classmethod
-    def start(cls, params: Any, seed: int | None = None) -> Run:
+    def start(cls, params: Any, seed: int | None = None, training: bool = False) -> Run:
+        """Begin a call; one that trains is made by all processes together, any other by each on its own."""
+        processes = Processes.join(params.device) if training and params.distributed else ALONE
         device = resolve_device(params.device)
         if seed is None and params.random_state is None:  # numpy's global generator is not ours
             seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
         elif seed is None:
             seed = int(check_random_state(params.random_state).randint(2**31 - 1))
-        return cls(params, device, resolve_precision(params.precision, device), seed)
+        return cls(params, device, resolve_precision(params.precision, device), processes.first(seed), processes)
+
+    @property
+    def verbose(self) -> int:
+        """The estimator's, in the first process; the others are silent."""
+        return self.params.verbose if self.processes.rank == 0 else 0
 
     def derive(self, purpose: str) -> int:
         """A seed of its own for every purpose, so that one stage's draws do not shift another's."""
@@ -90,7 +100,7 @@ class Run:
             lambda **batch: pool(encoder(**batch).last_hidden_state, batch["attention_mask"], self.params.pooling),
             tokens,
             encoder.config.hidden_size,
-            description if self.params.verbose else "",
+            description if self.verbose else "",
         )
 
     def embed_pretrained(
@@ -138,7 +148,19 @@ class Run:
             callbacks=e.callbacks,
             device=self.device,
             dtype=self.dtype,
-            verbose=e.verbose,
+            verbose=self.verbose,
+            processes=self.processes,
+            micro_batches=self.micro_batches,
+        )
+
+    def check_same(self, rows: Rows) -> None:
+        """Refuse rows that differ between the processes that train together."""
+        tokens = rows.tokens
+        arrays = (tokens.ids, tokens.offsets, rows.labels, rows.domains, rows.sample_weight)
+        self.processes.require_same(
+            [hashlib.sha256(a.tobytes()).digest() for a in arrays] if self.processes.size > 1 else None,
+            "distributed=True: the processes were given different rows; pass all rows, in the same order, in each of them "
+            "(skmft shares every batch among the processes itself).",
         )
 
     def net(self, module: TextClassifier) -> FineTuningNet:
@@ -193,6 +215,7 @@ def score_typicality(
         random_state=run.derive("prototypes"),
     )
     own, cross = similarities(embeddings, rows.labels, rows.domains, prototypes, shares)
+    own, cross, prototypes, shares = run.processes.first((own, cross, prototypes, shares))
     t = typicality(own, cross, run.params.typicality_balance)
     history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
     return t, {
@@ -260,7 +283,7 @@ def adapt_domain(
     entry = {"stage": "adaptation", "domain": name}
     if not can_adapt(rows.labels):
         history.append({**entry, "epochs": 0})
-        if run.params.verbose:
+        if run.verbose:
             print(f"domain {name!r}: one class only, served by the meta-learner")
         return {}
     start = time.perf_counter()
@@ -278,7 +301,7 @@ def adapt_domain(
         seed=run.derive(f"adaptation {name}"),
     )
     history.extend({**entry, "epochs": epochs, **r} for r in epoch_records(net))
-    if run.params.verbose:
+    if run.verbose:
         print(
             f"domain {name!r}: adapted on {len(weight)} rows in {epochs} epochs, "
             f"loss {history[-1]['label_loss']:.3f}, {time.perf_counter() - start:.1f} s"
