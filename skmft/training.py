@@ -401,6 +401,7 @@ def run_in_batches(
     device: torch.device,
     dtype: torch.dtype,
     description: str = "",
+    columns: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a forward pass over all texts, longest first.
 
@@ -415,6 +416,8 @@ def run_in_batches(
         As in `autocast`.
     description : str
         Label of a progress bar; none if empty.
+    columns : mapping of str to ndarray of int, optional
+        Further columns of every batch.
 
     Returns
     -------
@@ -430,5 +433,6 @@ def run_in_batches(
     with autocast(device, dtype):
         for rows in batches:
             batch = {name: t.to(device) for name, t in texts.batch(rows).items()}
+            batch.update({name: torch.from_numpy(v[rows]).to(device) for name, v in (columns or {}).items()})
             out[rows] = forward(**batch).float().cpu().numpy()
     return out
