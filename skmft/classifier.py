@@ -94,7 +94,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     lora_target_modules : str or list of str, default=None
         Linear layers of the encoder that get adapters: None for the query and value projections of attention
         (ModernBERT: its joint query, key and value projection; encoders with names unknown to us: all linear layers),
-        or names or a regular expression as peft's ``LoraConfig`` takes them, such as ``"all-linear"``.
+        or names or a regular expression as peft's ``LoraConfig`` takes them, such as ``"all-linear"``. DeBERTa's query and
+        key projections also read relative positions, which belong to no row: with them, mixed rows are predicted domain
+        by domain.
     adaptation_epochs : int or "auto", default="auto"
         Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps:
         ``max(2, ceil(4 / ceil(n_rows / batch_size)))``.
