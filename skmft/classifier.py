@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
-from .adaptation import can_adapt
+from .adaptation import can_adapt, domain_logits
 from .corruption import CORRUPTION_LABELS
 from .encoding import TokenizedTexts
 from .inputs import (
@@ -34,13 +34,13 @@ from .inputs import (
     read_texts,
     refuse_domains_as_texts,
 )
+from .lora import check_settings
 from .networks import (
     DEFAULT_MODEL,
     find_encoder,
     layer_indices,
     load_tokenizer,
     reads_token_types,
-    with_tensors,
 )
 from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
@@ -83,15 +83,28 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
-    adaptation : {"full", "head", None}, default="full"
-        Stage 3: train encoder and head for each domain, the head alone, or leave it out.
+    adaptation : {"full", "head", "lora", None}, default="full"
+        Stage 3: train encoder and label head for each domain; the head alone; the head and low-rank adapters in the encoder
+        (LoRA; needs the extra ``skmft[lora]`` to train, not to predict); or leave it out. Under ``"head"`` and ``"lora"``
+        all domains share one encoder, and rows of many domains are predicted in one batch.
+    lora_rank : int, default=8
+        Rank of the adapters.
+    lora_alpha : float, default=16
+        Adapters are scaled by ``lora_alpha / lora_rank``.
+    lora_target_modules : str or list of str, default=None
+        Linear layers of the encoder that get adapters: None for the query and value projections of attention
+        (ModernBERT: its joint query, key and value projection; encoders with names unknown to us: all linear layers),
+        or names or a regular expression as peft's ``LoraConfig`` takes them, such as ``"all-linear"``. DeBERTa's query and
+        key projections also read relative positions, which belong to no row: with them, mixed rows are predicted domain
+        by domain.
     adaptation_epochs : int or "auto", default="auto"
         Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps:
         ``max(2, ceil(4 / ceil(n_rows / batch_size)))``.
-    adaptation_learning_rate : float, default=1e-5
-        Peak learning rate of stage 3; None takes `learning_rate`. The default is small because stage 2 has already
-        learned these rows: with next to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 the adapted
-        models were worse than the meta-learner. ``adaptation="head"`` needs more, such as 1e-3.
+    adaptation_learning_rate : float, "auto" or None, default="auto"
+        Peak learning rate of stage 3. ``"auto"`` is 1e-5 for ``adaptation="full"``, 3e-4 for ``"lora"`` and 1e-3 for
+        ``"head"``; None takes `learning_rate`. The first is small because stage 2 has already learned these rows: with next
+        to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 fully adapted models were worse than the
+        meta-learner. Fewer trained parameters need larger steps.
     learning_rate : float, default=1e-4
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
@@ -160,7 +173,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     net_ : skmft.training.FineTuningNet
         The skorch net of stage 2; ``net_.module_`` is the meta-learner.
     adapted_weights_ : mapping
-        For every adapted domain the tensors that its model has in place of the meta-learner's.
+        For every adapted domain the tensors that its model has in place of the meta-learner's; under ``"lora"`` the label
+        head, and for every adapted layer ``<layer>.lora_A`` (rank, in) and ``<layer>.lora_B`` (out, rank), whose product
+        B A, added to the layer's weight, makes the domain's.
     encoder_source_ : skmft.networks.EncoderSource
         Name, folder, revision and sha256 of the pre-trained encoder.
     tokenizer_ : transformers.PreTrainedTokenizerBase
@@ -223,9 +238,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "corruption_layers": ["array-like"],
         "corruption_labels": [StrOptions(set(CORRUPTION_LABELS))],
         "meta_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "adaptation": [StrOptions({"full", "head"}), None],
+        "adaptation": [StrOptions({"full", "head", "lora"}), None],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
+        "lora_target_modules": [str, list, tuple, None],
         "adaptation_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "adaptation_learning_rate": [Interval(Real, 0, None, closed="neither"), None],
+        "adaptation_learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither"), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -257,8 +275,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         corruption_labels: str = "epoch",
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
+        lora_rank: int = 8,
+        lora_alpha: float = 16,
+        lora_target_modules: str | Sequence[str] | None = None,
         adaptation_epochs: int | str = "auto",
-        adaptation_learning_rate: float | None = 1e-5,
+        adaptation_learning_rate: float | str | None = "auto",
         learning_rate: float = 1e-4,
         batch_size: int = 32,
         weight_decay: float = 0.01,
@@ -286,6 +307,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.corruption_labels = corruption_labels
         self.meta_epochs = meta_epochs
         self.adaptation = adaptation
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_target_modules = lora_target_modules
         self.adaptation_epochs = adaptation_epochs
         self.adaptation_learning_rate = adaptation_learning_rate
         self.learning_rate = learning_rate
@@ -363,6 +387,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
+        if self.adaptation == "lora":
+            with run.generators("check"):
+                check_settings(encoder, run.lora())
         if no_domains:
             warnings.warn(
                 "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
@@ -438,7 +465,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self._check_parameters()
         if self.adaptation is None:
             raise ValueError(
-                "adaptation=None leaves out stage 3; call set_params(adaptation='full') or 'head' before adapt."
+                "adaptation=None leaves out stage 3; call set_params(adaptation='full'), 'head' or 'lora' before adapt."
             )
         tokens, _ = self._tokenize(X)
         labels = self._known_labels(y, len(tokens))
@@ -463,7 +490,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
         stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
-        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder.
+        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder; under ``"lora"``
+        and ``"head"`` it is small.
 
         Parameters
         ----------
@@ -772,8 +800,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        meta_learner = self.net_.module_
-        groups = {None: np.arange(len(tokens))}
+        own: list[Any] = [None] * len(tokens)
         if given is not None:
             known = [*self.domains_.tolist(), *self.adapted_weights_]
             where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
@@ -785,15 +812,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                     "meta-learner answer."
                 )
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
-            groups = {d: np.flatnonzero([o == d for o in own]) for d in dict.fromkeys(own)}
         run = Run.start(self, self.seed_)
-        logits = np.empty((len(tokens), len(self.classes_)))
-        for domain, rows in groups.items():
-            module = meta_learner.to(run.device)
-            if domain is not None:
-                module = with_tensors(module, self.adapted_weights_[domain])
-            logits[rows] = run.batches(module.label_logits, tokens.subset(rows), logits.shape[1])
-        return logits
+        meta_learner = self.net_.module_.to(run.device)
+        return domain_logits(run.batches, meta_learner, tokens, own, self.adapted_weights_, len(self.classes_))
 
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
@@ -822,6 +843,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             raise ValueError(
                 f"corruption_layers={self.corruption_layers!r}; expected one or more layer numbers, such as (-1,)."
             )
+        targets = self.lora_target_modules
+        if (
+            not isinstance(targets, str)
+            and targets is not None
+            and not (targets and all(isinstance(t, str) for t in targets))
+        ):
+            raise ValueError(f"lora_target_modules={targets!r}; expected None, a str, or a list of one or more str.")
         for callback in self.callbacks or []:
             if not isinstance(callback[-1] if isinstance(callback, tuple) else callback, Callback):
                 raise ValueError(

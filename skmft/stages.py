@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from .batches import TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
 from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
+from .lora import LoraSettings
 from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
 from .parts import ALONE, MicroBatches, Processes
 from .training import (
@@ -42,6 +43,8 @@ from .typicality import class_domain_prototypes, normalized_weights, similaritie
 # The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
 ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 4}
+# The "auto" learning rates of stage 3: the fewer the parameters that are trained, the larger.
+ADAPTATION_LEARNING_RATES = {"full": 1e-5, "head": 1e-3, "lora": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,12 @@ class Run:
         return np.stack(rows)
 
     def batches(
-        self, forward: Callable[..., torch.Tensor], tokens: TokenizedTexts, width: int, description: str = ""
+        self,
+        forward: Callable[..., torch.Tensor],
+        tokens: TokenizedTexts,
+        width: int,
+        description: str = "",
+        columns: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
         """`run_in_batches` on this call's device, in its precision."""
         return run_in_batches(
@@ -135,6 +143,7 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             description=description,
+            columns=columns,
         )
 
     def settings(self, learning_rate: float) -> TrainingSettings:
@@ -162,6 +171,17 @@ class Run:
             "distributed=True: the processes were given different rows; pass all rows, in the same order, in each of them "
             "(skmft shares every batch among the processes itself).",
         )
+
+    def adaptation_settings(self) -> TrainingSettings:
+        e = self.params
+        rate = e.adaptation_learning_rate
+        if rate == "auto":
+            rate = ADAPTATION_LEARNING_RATES[e.adaptation]
+        return self.settings(e.learning_rate if rate is None else rate)
+
+    def lora(self) -> LoraSettings:
+        e = self.params
+        return LoraSettings(e.lora_rank, e.lora_alpha, e.lora_target_modules)
 
     def net(self, module: TextClassifier) -> FineTuningNet:
         """A net around weights that were trained before, as `meta_fine_tune` leaves it."""
@@ -295,8 +315,9 @@ def adapt_domain(
     tensors, net = adapt_to_domain(
         module,
         TrainingRows(rows.tokens, rows.labels, weight),
-        run.settings(run.params.adaptation_learning_rate or run.params.learning_rate),
+        run.adaptation_settings(),
         method=run.params.adaptation,
+        lora=run.lora(),
         epochs=epochs,
         seed=run.derive(f"adaptation {name}"),
     )

@@ -383,6 +383,7 @@ def run_in_batches(
     device: torch.device,
     dtype: torch.dtype,
     description: str = "",
+    columns: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a forward pass over all texts, longest first, without gradients.
 
@@ -399,6 +400,8 @@ def run_in_batches(
         As in `autocast`.
     description : str
         Label of a progress bar; none if empty.
+    columns : mapping of str to ndarray of int, optional
+        Further columns of every batch.
 
     Returns
     -------
@@ -418,6 +421,7 @@ def run_in_batches(
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             batch = {name: t.to(device) for name, t in texts.batch(part).items()}
+            batch.update({name: torch.from_numpy(v[part]).to(device) for name, v in (columns or {}).items()})
             out[part] = forward(**batch).float().cpu().numpy()
 
     micro_batches, lengths = MicroBatches(), texts.lengths
