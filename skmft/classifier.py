@@ -308,7 +308,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ----------
         X : list, tuple, 1-D array or Series of str, two-column array or DataFrame, or list of (str, str)
             Texts or text pairs; with `domain_column`, a DataFrame whose named column is the domain and whose other
-            one or two columns are the text or pair.
+            one or two columns are the text or pair. Or what need not be in memory, and is read a few thousand rows at a
+            time: a Hugging Face dataset (or a column of one) or an Arrow table or array with such columns, a memory-mapped
+            array of fixed-width str, or any sequence of str or of (str, str).
         y : array-like of str, int or bool, shape (n_samples,)
             Labels; at least two classes.
         domains : array-like of str, int or bool, shape (n_samples,), default=None
@@ -350,14 +352,6 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
-        if no_domains:
-            warnings.warn(
-                "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
-                "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit.",
-                UserWarning,
-                stacklevel=2,
-            )
-
         # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
         rows = Rows(
             run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
@@ -365,6 +359,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             positions(domains, names),
             sample_weight,
         )
+        if no_domains:
+            warnings.warn(
+                "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
+                "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit.",
+                UserWarning,
+                stacklevel=2,
+            )
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
         history: list[dict[str, Any]] = []
