@@ -300,7 +300,7 @@ def main() -> None:
     folder, results, sizes = HERE / "cells" / "scaling", HERE / "results", SERIES
     if args.quick:
         folder = results = Path(tempfile.mkdtemp())
-        sizes, args.repeats, args.million = QUICK, 1, 4_000
+        sizes, args.repeats, args.million = QUICK, 1, 40_000
     points: dict[str, dict[int, dict[str, float]]] = {}
     machines = set()
     for series, xs in sizes.items():
@@ -319,8 +319,8 @@ def main() -> None:
         f"`{command}`: all-MiniLM-L6-v2 at the default settings, synthetic texts of 4 to 16 common words; every point in "
         f"a fresh process, median of {args.repeats}. Seconds of stage 1 contain reading and tokenizing the texts, but not the "
         "constant of a fit (of 64 texts: loading weights, mostly). Memory is resident memory over that of the same process "
-        f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one epoch of stage 2, stage 3 at "
-        f"its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, one epoch, `memory=`. "
+        f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one "
+        f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, one epoch, `memory=`. "
         f"Machine: {'; '.join(sorted(machines))}.",
         "",
         "The last three columns: slope and intercept of the least-squares line, and the exponent of growth between the two "
