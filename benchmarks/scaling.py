@@ -320,7 +320,8 @@ def main() -> None:
         f"a fresh process, median of {args.repeats}. Seconds of stage 1 contain reading and tokenizing the texts, but not the "
         "constant of a fit (of 64 texts: loading weights, mostly). Memory is resident memory over that of the same process "
         f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one "
-        f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, one epoch, `memory=`. "
+        f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
+        "one epoch, `memory=`. "
         f"Machine: {'; '.join(sorted(machines))}.",
         "",
         "The last three columns: slope and intercept of the least-squares line, and the exponent of growth between the two "
