@@ -37,6 +37,7 @@ from .inputs import (
 from .lora import check_settings
 from .networks import (
     DEFAULT_MODEL,
+    EncoderSource,
     find_encoder,
     layer_indices,
     load_tokenizer,
@@ -343,7 +344,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ----------
         X : list, tuple, 1-D array or Series of str, two-column array or DataFrame, or list of (str, str)
             Texts or text pairs; with `domain_column`, a DataFrame whose named column is the domain and whose other
-            one or two columns are the text or pair.
+            one or two columns are the text or pair. Or what need not be in memory, and is read a few thousand rows at a
+            time: a Hugging Face dataset (or a column of one) or an Arrow table or array with such columns, a memory-mapped
+            array of fixed-width str, or any sequence of str or of (str, str).
         y : array-like of str, int or bool, shape (n_samples,)
             Labels; at least two classes.
         domains : array-like of str, int or bool, shape (n_samples,), default=None
@@ -390,6 +393,14 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if self.adaptation == "lora":
             with run.generators("check"):
                 check_settings(encoder, run.lora())
+        # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
+        rows = Rows(
+            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
+            positions(y, classes),
+            positions(domains, names),
+            sample_weight,
+        )
+        run.check_same(rows)
         if no_domains:
             warnings.warn(
                 "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
@@ -400,13 +411,6 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
-        rows = Rows(
-            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
-            positions(y, classes),
-            positions(domains, names),
-            sample_weight,
-        )
-        run.check_same(rows)
         history: list[dict[str, Any]] = []
         t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
         net = meta_fine_tune(run, encoder, rows.where(used), t[used], classes, names, layers, history)
@@ -771,22 +775,21 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if domains is None and column is None:
             domains = np.full(len(tokens), None)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        embeddings = self._embed_pretrained_tokens(tokens)
-        prototypes = self.prototypes_
-        own, cross = similarities(
-            embeddings,
-            self._known_labels(y, len(tokens)),
-            positions(np.asarray(given), self.domains_),
-            prototypes.reshape(*self.prototype_shares_.shape, -1),
-            self.prototype_shares_,
-        )
+        labels, where = self._known_labels(y, len(tokens)), positions(np.asarray(given), self.domains_)
+        run, encoder, source = self._load_pretrained()
+        prototypes = self.prototypes_.reshape(*self.prototype_shares_.shape, -1)
+        own, cross = np.empty((2, len(tokens)))
+        for part, E in run.embed_chunks(encoder, source, tokens, np.arange(len(tokens))):
+            own[part], cross[part] = similarities(E, labels[part], where[part], prototypes, self.prototype_shares_)
         return typicality(own, cross, self.typicality_balance)
 
     def _embed_pretrained(self, X: Any) -> NDArray[np.float32]:
         """Pooled embeddings by the pre-trained encoder, whose weights are loaded again; a domain column is not read."""
-        return self._embed_pretrained_tokens(self._tokenize(X)[0])
+        tokens, _ = self._tokenize(X)
+        run, encoder, source = self._load_pretrained()
+        return np.concatenate([E for _, E in run.embed_chunks(encoder, source, tokens, np.arange(len(tokens)))])
 
-    def _embed_pretrained_tokens(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
+    def _load_pretrained(self) -> tuple[Run, Any, EncoderSource]:
         source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
         if source.sha256 != self.encoder_source_.sha256:
             raise ValueError(
@@ -794,7 +797,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 f"had {self.encoder_source_.sha256}; restore them or fit again."
             )
         run = Run.start(self, self.seed_)
-        return run.embed_pretrained(run.load(source), source, tokens)
+        return run, run.load(source), source
 
     def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
         check_is_fitted(self)

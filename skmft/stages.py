@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from .adaptation import adapt_to_domain, can_adapt
 from .batches import TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
-from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
+from .encoding import CHUNK_ROWS, FloatRows, RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
 from .lora import LoraSettings
 from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
@@ -38,7 +38,7 @@ from .training import (
     resolve_precision,
     run_in_batches,
 )
-from .typicality import class_domain_prototypes, normalized_weights, similarities, typicality
+from .typicality import PrototypeSums, cluster_cells, normalized_weights, similarities, typicality
 
 # The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
@@ -125,6 +125,19 @@ class Run:
             keys, lambda missing: list(self.embed(encoder, tokens.subset(missing), description)), np.float32
         )
         return np.stack(rows)
+
+    def embed_chunks(
+        self,
+        encoder: Encoder,
+        source: EncoderSource,
+        tokens: TokenizedTexts,
+        rows: NDArray[np.int64],
+        description: str = "",
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """`embed_pretrained` of the given rows, chunk by chunk: which of `rows`, and their embeddings."""
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, len(rows)))
+            yield part, self.embed_pretrained(encoder, source, tokens.subset(rows[part]), description)
 
     def batches(
         self,
@@ -219,22 +232,28 @@ def score_typicality(
     if not run.params.typicality_weighting:
         return np.ones(len(rows.labels)), {}
     start = time.perf_counter()
-    used = rows.sample_weight > 0
-    embeddings = np.zeros((len(used), encoder.config.hidden_size), dtype=np.float32)
-    for part in (used, ~used):  # apart, so that rows of weight 0 change no batch of the others
-        if part.any():
-            embeddings[part] = run.embed_pretrained(encoder, source, rows.where(part).tokens, "typicality")
-    prototypes, shares = class_domain_prototypes(
-        embeddings[used],
-        rows.labels[used],
-        rows.domains[used],
-        n_classes=n_classes,
-        n_domains=n_domains,
-        sample_weight=rows.sample_weight[used],
-        n_prototypes=run.params.n_prototypes,
-        random_state=run.derive("prototypes"),
-    )
-    own, cross = similarities(embeddings, rows.labels, rows.domains, prototypes, shares)
+    used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
+    y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
+    n_prototypes, hidden = run.params.n_prototypes, encoder.config.hidden_size
+    sums = PrototypeSums(n_domains, n_classes, n_prototypes, hidden)
+    own, cross = np.empty((2, len(rows.labels)))
+    with FloatRows(len(used), hidden) as embeddings:
+        for part, E in run.embed_chunks(encoder, source, rows.tokens, used, "typicality"):
+            embeddings.write(part.start, E)
+            if n_prototypes == 1:
+                sums.add(E, y[part], domains[part], weight[part])
+        if n_prototypes > 1:
+            seed = run.derive("prototypes")
+            cluster = cluster_cells(embeddings.take, y, domains, weight, n_prototypes=n_prototypes, random_state=seed)
+            for part, E in embeddings.blocks():
+                sums.add(E, y[part], domains[part], weight[part], cluster[part])
+        prototypes, shares = sums.prototypes()
+        for part, E in embeddings.blocks():
+            own[used[part]], cross[used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
+    # rows of weight 0 come last and apart, so that they change no batch of the others
+    for part, E in run.embed_chunks(encoder, source, rows.tokens, unused, "typicality of rows of weight 0"):
+        i = unused[part]
+        own[i], cross[i] = similarities(E, rows.labels[i], rows.domains[i], prototypes, shares)
     own, cross, prototypes, shares = run.processes.first((own, cross, prototypes, shares))
     t = typicality(own, cross, run.params.typicality_balance)
     history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
