@@ -4,7 +4,7 @@ Same weights, texts, batch size and longest text on every side, batches padded t
 and the median of the repeats is told. The limit is the best rate of a matrix product of the same type in the same run;
 operations count the encoder's products on real tokens (attention included), three times for training.
 
-    python benchmarks/throughput.py                           # CPU, about 40 minutes on two cores
+    python benchmarks/throughput.py                           # CPU, about half an hour on two cores
     python benchmarks/throughput.py --tasks reviews --quick   # 5 minutes
     python benchmarks/throughput.py --device cuda --encoder base --batch 32 256
 
@@ -80,15 +80,15 @@ class Bench:
             self.folder, max_length=MAX_LENGTH, random_state=0, batch_size=self.batch, device=self.device, **params
         )
 
-    def operations(self, n: int | None = None) -> float:
+    def operations(self, n: int) -> float:
         """Floating-point operations of a forward pass over the first n texts."""
         config = transformers.AutoConfig.from_pretrained(self.folder)
         h, f, tokens = config.hidden_size, config.intermediate_size, self.lengths[:n].astype(float)
         return float((config.num_hidden_layers * tokens * (2 * (4 * h * h + 2 * h * f) + 4 * tokens * h)).sum())
 
-    # --- inference: callables over all texts
+    # --- inference: callables, and how many texts they run (the slow pipelines a quarter)
 
-    def inference(self) -> dict[str, Callable[[], Any]]:
+    def inference(self) -> dict[str, tuple[Callable[[], Any], int]]:
         from sentence_transformers import SentenceTransformer
 
         def encoder(dtype: torch.dtype) -> Callable[[], Any]:
@@ -101,7 +101,8 @@ class Bench:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=dtype)
             tokenizer = load_tokenizer(find_encoder(self.folder), MAX_LENGTH)
             pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=self.device)
-            X = [dict(zip(("text", "text_pair"), x)) for x in self.X] if isinstance(self.X[0], tuple) else self.X
+            X = self.X[: len(self.X) // 4]
+            X = [dict(zip(("text", "text_pair"), x)) for x in X] if isinstance(X[0], tuple) else X
             return lambda: pipe(X, batch_size=self.batch, truncation=True, max_length=MAX_LENGTH)
 
         def in_float32(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -122,9 +123,9 @@ class Bench:
             "skmft stage 1 (fit up to stage 2)": self.stage1,
             "skmft transform, float32": in_float32(lambda: self.fitted.transform(self.X)),
         }
-        if self.dtype == torch.float32:
-            calls = {name: call for name, call in calls.items() if "bfloat16" not in name}
-        return calls
+        quarter = {name: len(self.X) // (4 if name.startswith("pipeline") else 1) for name in calls}
+        skipped = "bfloat16" if self.dtype == torch.float32 else "no such name"
+        return {name: (call, quarter[name]) for name, call in calls.items() if skipped not in name}
 
     def stage1(self) -> None:
         try:
@@ -310,22 +311,29 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, bench.dtype)}
     limit = {name: matrix_product_limit(args.device, dtype) for name, dtype in dtypes.items()}
     workers = best_workers(bench, batch)
-    inference, _ = in_turn(bench.inference(), args.repeats, timed=True)
+    calls = bench.inference()
+    inference, _ = in_turn({name: call for name, (call, _) in calls.items()}, args.repeats, timed=True)
     training, memory = in_turn(bench.training(workers), args.repeats, timed=False)
     result: dict[str, Any] = {
         "task": task, "batch": batch, "texts": n_texts, "training_texts": n_train, "workers": workers, "limit": limit,
         "tokens": float(bench.lengths.mean()), "latency_ms": latency(bench, args.latency_repeats), "rows": [],
     }  # fmt: skip
-    forward, backward = bench.operations(), 3 * bench.operations(n_train)
-    for kind, table, n, operations in (
-        ("inference", inference, n_texts, forward),
-        ("training", training, n_train, backward),
-    ):
+    sizes = {name: n for name, (_, n) in calls.items()} | dict.fromkeys(training, n_train)
+    for kind, table in (("inference", inference), ("training", training)):
         for name, took in table.items():
+            n = sizes[name]
+            operations = bench.operations(n) * (3 if kind == "training" else 1)
             low = "float32" in name or name in ("Trainer, its defaults", "plain skorch loop")
             precision = "float32" if low else str(bench.dtype).removeprefix("torch.")
             median = statistics.median(took)
-            row = {"kind": kind, "name": name, "texts_a_second": n / median, "precision": precision, "seconds": took}
+            row = {
+                "kind": kind,
+                "name": name,
+                "texts": n,
+                "texts_a_second": n / median,
+                "precision": precision,
+                "seconds": took,
+            }
             row["share_of_limit"] = operations / median / limit[precision]
             if kind == "training" and memory:
                 row["peak_memory_bytes"] = memory[name]
@@ -347,10 +355,11 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
         "",
         f"`{args.command}`. Encoder: {args.encoder}. Longest text {MAX_LENGTH} tokens, padding to the longest of a batch on "
         f"every side; median (least to most) of {args.repeats} runs in turn. Training: one epoch over the texts named, "
-        "tokenizing and loading not counted on any side; inference: tokenizing counted on all; stage 1 also counts loading "
-        "the weights. skmft without mention of a precision runs in bfloat16 where the device multiplies it; its batches in "
-        "inference hold tokens, not rows (2,048 on a CPU). The Trainer at its best: bf16, batches of similar length, fused "
-        "AdamW (its default), the fastest of 0, 1, 2 workers; skmft trains without dropout inside attention, so the Trainer "
+        "tokenizing and loading not counted on any side. Inference: tokenizing counted on all; the pipelines run a quarter of "
+        "the texts; stage 1 also counts loading the weights. skmft without mention of a precision runs in bfloat16 where the "
+        "device multiplies it; its batches in inference hold tokens, not rows (2,048 on a CPU). The Trainer at its best: bf16, "
+        "batches of similar length, fused AdamW (its default), the fastest of 0, 1, 2 workers; skmft trains without dropout "
+        "inside attention, so the Trainer "
         f"is also shown without. Machine: {where}.",
     ]
     for r in results:
@@ -375,8 +384,7 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
             ]
             lines += ["", f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
             for name, row in rows.items():
-                n = r["texts"] if kind == "inference" else r["training_texts"]
-                rate, took = row["texts_a_second"], row["seconds"]
+                n, rate, took = row["texts"], row["texts_a_second"], row["seconds"]
                 cells = [name, f"{rate:.1f} ({n / max(took):.1f} to {n / min(took):.1f})"]
                 cells += [f"{rate / rows[b]['texts_a_second']:.2f}" for b in bases]
                 cells += [f"{row['share_of_limit']:.0%} of {row['precision']}"]
@@ -406,7 +414,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, nargs="+", default=[32])
     parser.add_argument("--texts", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=16, help="optimiser steps of a training run")
+    parser.add_argument("--steps", type=int, default=12, help="optimiser steps of a training run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--latency-repeats", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="500 texts, 8 steps, 3 repeats; writes no result")
