@@ -1,5 +1,6 @@
 """`memory=`: tokens and stage-1 embeddings are computed once a text, and are the ones that would be computed anew."""
 
+import gc
 import multiprocessing
 import sqlite3
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from conftest import make_texts
 from sklearn.model_selection import GridSearchCV
 
@@ -181,3 +183,27 @@ def test_a_failure_keeps_nothing_and_blocks_nobody(tmp_path):
     twice = store.get([b"b", b"a", b"b"], lambda rows: [np.array([int(r)]) for r in rows], np.int64)
     assert [a.tolist() for a in twice] == [[0], [7], [0]]
     assert [a.tolist() for a in RowStore(None, "numbers").get([b"b"], lambda rows: [rows + 1], np.int64)] == [[1]]
+
+
+def live_tensors():
+    """Bytes of every storage that a tensor alive in this process points to."""
+    gc.collect()
+    tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
+
+
+def test_finished_candidates_hold_no_tensors(make, data):
+    """After a search only the best estimator's tensors are left, on whatever device it ran."""
+    X, y, d = data
+    frame = pd.DataFrame({"text": X, "domain": d})
+    before = live_tensors()
+    search = GridSearchCV(make(domain_column="domain", meta_epochs=1), GRID, cv=2).fit(frame, y)
+    best = search.best_estimator_
+    own = [*best.net_.module_.parameters(), *best.net_.module_.buffers()]
+    own += [t for tensors in best.adapted_weights_.values() for t in tensors.values()]
+    allowed = {t.untyped_storage().data_ptr() for t in own}
+    left = {p: n for p, n in live_tensors().items() if p not in before and p not in allowed}
+    assert sum(left.values()) < 0.01 * sum(t.nbytes for t in own), left
+    own.clear()
+    del search, best
+    assert sum(n for p, n in live_tensors().items() if p not in before) == 0
