@@ -506,8 +506,8 @@ class DomainAdversarialClassifier(_Baseline):
     """One model for all domains, whose encoder is trained against a discriminator of domains ("Adv" in the paper).
 
     The discriminator learns to tell the true domain from the pooled embedding; its gradient is reversed on the way into the
-    encoder, which so learns the classes while it unlearns the domains. With one domain there is nothing to unlearn, and it is
-    a `MixedDomainClassifier`.
+    encoder, which so learns the classes and is pushed to unlearn the domains. With one domain there is nothing to unlearn,
+    and it is a `MixedDomainClassifier`.
 
     {parameters}
     adversarial_weight : float, default=0.1

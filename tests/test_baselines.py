@@ -75,10 +75,10 @@ def test_with_one_domain_all_are_mixed(cls, quick, data):
     X, y, _ = data
     expected = quick(MixedDomainClassifier).fit(X, y).predict_proba(X)
     clf = quick(cls).fit(X, y, domains="shop")
-    assert_array_equal(clf.predict_proba(X), expected)
     assert_array_equal(clf.predict_proba(X, domains="shop"), expected)
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-12)  # S: a mean over one model, as logarithms
     with pytest.warns(UserWarning, match=rf"domains were not given.*{cls.__name__} is a MixedDomainClassifier"):
-        assert_array_equal(quick(cls).fit(X, y).predict_proba(X), expected)
+        np.testing.assert_allclose(quick(cls).fit(X, y).predict_proba(X), expected, rtol=1e-12)
 
 
 def test_single_is_a_plain_model_a_domain(quick, plain):
@@ -177,7 +177,7 @@ def test_reversed_gradient_is_minus_the_hand_computed_one():
         torch.testing.assert_close(last.weight.grad, at_logits.T @ a)  # the head descends, at full strength
         torch.testing.assert_close(encoder.weight.grad, -0.3 * at_h.T @ x)  # the encoder ascends
         assert terms["domain_accuracy"] == (p.argmax(1) == k).float().mean()
-    assert math.isclose(float(terms["loss"]), float(terms["label_loss"] + terms["domain_loss"]))
+        torch.testing.assert_close(terms["loss"], terms["label_loss"] + terms["domain_loss"])
 
 
 def test_reversal_is_the_identity_forward():
@@ -198,13 +198,18 @@ def test_adversarial_without_weight_is_mixed(quick, data):
     assert {"domain_loss", "domain_accuracy"} <= set(clf.history_[0])
 
 
-def test_adversarial_training_hides_the_domain(quick):
-    """The discriminator tells the domains when nothing is reversed, and no longer does when much is."""
+def test_discriminator_learns_and_the_encoder_works_against_it(quick):
+    """With next to nothing reversed the discriminator is better than chance (a loss of ln 2), else no better.
+
+    Labels tell nothing here, as those that do leave the tiny encoder no domain to be told.
+    """
     X, y, d = make_texts(96)
-    free = quick(DomainAdversarialClassifier, adversarial_weight=1e-9, epochs=12).fit(X, y, domains=d)
-    hidden = quick(DomainAdversarialClassifier, adversarial_weight=1.0, epochs=12).fit(X, y, domains=d)
-    assert free.history_[-1]["domain_loss"] < 0.05
-    assert hidden.history_[-1]["domain_loss"] > 0.3
+    y = np.random.default_rng(0).permutation(y)
+    params = {"epochs": 30, "learning_rate": 1e-3, "adversarial_schedule": "constant"}
+    free = quick(DomainAdversarialClassifier, adversarial_weight=1e-9, **params).fit(X, y, domains=d).history_[-1]
+    against = quick(DomainAdversarialClassifier, adversarial_weight=1.0, **params).fit(X, y, domains=d).history_[-1]
+    assert free["domain_loss"] < math.log(2) - 0.03 and free["domain_accuracy"] > 0.6
+    assert against["domain_loss"] > math.log(2) and against["domain_accuracy"] <= 0.5
 
 
 class Strengths(AdversarialRamp):
