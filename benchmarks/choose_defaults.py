@@ -6,6 +6,7 @@ other rows of the pool. One JSON file a cell; finished cells are skipped, so tha
     python benchmarks/choose_defaults.py meta          # learning rate x optimiser steps of stage 2
     python benchmarks/choose_defaults.py adaptation    # learning rate x epochs of stage 3, from one meta-learner
     python benchmarks/choose_defaults.py new_domain    # the same for a domain that stage 2 has not seen
+    python benchmarks/choose_defaults.py lora          # the same two for adaptation="lora"
     python benchmarks/choose_defaults.py report        # writes results/choose_defaults.md
 """
 
@@ -42,6 +43,11 @@ ADAPTATION_GRID = {
     ("snippets", 200): 2,
 }
 ADAPTATION_SETTINGS = [("full", r, e) for r, e in itertools.product((1e-5, 3e-5, 1e-4), (2, 6))] + [("head", 1e-3, 6)]
+LORA_GRID = {("snippets", 50): 3, ("amazon", 50): 2}
+LORA_RATES = (1e-4, 3e-4, 1e-3)
+LORA_SETTINGS = [("full", 1e-5, 2), ("full", 1e-4, 6)] + [
+    ("lora", r, e) for r, e in itertools.product(LORA_RATES, (2, 6))
+]
 
 
 def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -75,17 +81,19 @@ def run_meta() -> None:
             save(name, {**cell, "seconds": time.perf_counter() - start})
 
 
-def run_adaptation() -> None:
-    for seed in range(max(ADAPTATION_GRID.values())):
-        for (task, shots), seeds in ADAPTATION_GRID.items():
-            name = f"adaptation-{task}-{shots}-{seed}"
+def run_adaptation(
+    kind: str = "adaptation", grid: dict = ADAPTATION_GRID, settings: list = ADAPTATION_SETTINGS
+) -> None:
+    for seed in range(max(grid.values())):
+        for (task, shots), seeds in grid.items():
+            name = f"{kind}-{task}-{shots}-{seed}"
             if seed >= seeds or (CELLS / f"{name}.json").exists():
                 continue
             train, valid = rows(task, shots, seed)
             clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(train["text"], train["y"], domains=train["domain"])
             results = {"meta": clf.score(valid["text"], valid["y"])}
-            for method, rate, n_epochs in ADAPTATION_SETTINGS:
+            for method, rate, n_epochs in settings:
                 clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
                 for domain, own in train.groupby("domain"):
                     clf.adapt(own["text"], own["y"], domain)
@@ -94,12 +102,14 @@ def run_adaptation() -> None:
             save(name, {"task": task, "shots": shots, "seed": seed, "results": results})
 
 
-def run_new_domain() -> None:
-    task, seeds = "snippets", 2
-    for seed, shots in itertools.product(range(seeds), (8, 50)):
+def run_new_domain(
+    kind: str = "new", settings: list = ADAPTATION_SETTINGS, seeds: int = 2, all_shots: tuple[int, ...] = (8, 50)
+) -> None:
+    task = "snippets"
+    for seed, shots in itertools.product(range(seeds), all_shots):
         train, valid = rows(task, 50, seed)
         for held in sorted(train["domain"].unique()):
-            name = f"new-{task}-{shots}-{seed}-{held}"
+            name = f"{kind}-{task}-{shots}-{seed}-{held}"
             if (CELLS / f"{name}.json").exists():
                 continue
             others, own = train[train["domain"] != held], train[train["domain"] == held]
@@ -108,11 +118,16 @@ def run_new_domain() -> None:
             clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(others["text"], others["y"], domains=others["domain"])
             results = {"meta": clf.score(test["text"], test["y"])}
-            for method, rate, n_epochs in ADAPTATION_SETTINGS:
+            for method, rate, n_epochs in settings:
                 clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
                 clf.adapt(own["text"], own["y"], held)
                 results[f"{method} {rate:g} x {n_epochs}"] = clf.score(test["text"], test["y"], domains=held)
             save(name, {"task": task, "shots": shots, "seed": seed, "domain": held, "results": results})
+
+
+def run_lora() -> None:
+    run_adaptation("lora", LORA_GRID, LORA_SETTINGS)
+    run_new_domain("loranew", LORA_SETTINGS, seeds=1, all_shots=(50,))
 
 
 def change_table(cells: list[dict], title: str) -> list[str]:
@@ -171,9 +186,23 @@ def report() -> None:
         [c for c in cells if c["kind"] == "new"],
         "Stage 3 on a domain held out of stage 2: adapted model less meta-learner, in points (mean, standard error)",
     )
+    lines += change_table(
+        [c for c in cells if c["kind"] == "lora"],
+        'adaptation="lora" on the domains of stage 2: adapted models less meta-learner, in points (mean, standard error)',
+    )
+    lines += change_table(
+        [c for c in cells if c["kind"] == "loranew"],
+        'adaptation="lora" on a domain held out of stage 2: adapted model less meta-learner, in points (mean, standard error)',
+    )
     (HERE / "results" / "choose_defaults.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    {"meta": run_meta, "adaptation": run_adaptation, "new_domain": run_new_domain, "report": report}[sys.argv[1]]()
+    {
+        "meta": run_meta,
+        "adaptation": run_adaptation,
+        "new_domain": run_new_domain,
+        "lora": run_lora,
+        "report": report,
+    }[sys.argv[1]]()

@@ -1,15 +1,21 @@
-"""Stage 3: how the meta-learner becomes a domain's own model (paper, section 3.4)."""
+"""Stage 3: how the meta-learner becomes a domain's own model (paper, section 3.4), and how domains' models answer."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from .batches import TrainingRows
 from .corruption import MetaFineTuningLoss
-from .networks import TextClassifier
-from .training import FineTuningNet, TrainingRows, TrainingSettings, fine_tune
+from .encoding import TokenizedTexts
+from .lora import A, B, LoraSettings, NotByRowError, Tensors, adapter_tensors, add_adapters, merged, rowwise_logits
+from .networks import TextClassifier, with_tensors
+from .training import FineTuningNet, TrainingSettings, fine_tune, isolated_generators
 
 
 def adapt_to_domain(
@@ -18,6 +24,7 @@ def adapt_to_domain(
     settings: TrainingSettings,
     *,
     method: str,
+    lora: LoraSettings,
     epochs: int,
     seed: int,
 ) -> tuple[dict[str, torch.Tensor], FineTuningNet]:
@@ -32,26 +39,101 @@ def adapt_to_domain(
     rows : TrainingRows
         The domain's rows.
     settings : TrainingSettings
-    method : {"full", "head"}
-        Whether the encoder is trained too, or only the label head.
+    method : {"full", "head", "lora"}
+        Whether the encoder is trained too, or only the label head, or the head and low-rank adapters in the encoder.
+    lora : LoraSettings
+        Read under ``method="lora"``.
     epochs, seed : int
 
     Returns
     -------
     tensors : dict of str to Tensor
-        What the domain's model has in place of the meta-learner's tensors of the same names, on the CPU.
+        What the domain's model has in place of the meta-learner's tensors of the same names, and its adapters (see
+        `skmft.lora`), on the CPU.
     net : FineTuningNet
         The net that trained, for its history.
     """
     module = copy.deepcopy(meta_learner)
     module.corruption_head = None
-    if method == "head":
+    if method != "full":
         module.encoder.requires_grad_(False)
-    net = fine_tune(module, rows, MetaFineTuningLoss, settings, epochs=epochs, seed=seed)
-    tensors = {n: p.detach().cpu() for n, p in module.named_parameters() if p.requires_grad}
-    return tensors, net
+    if method == "lora":
+        with isolated_generators(seed, settings.device):
+            add_adapters(module.encoder, lora)
+    initial = {**dict(meta_learner.named_parameters()), **dict(meta_learner.named_buffers())}
+    net = fine_tune(module, rows, MetaFineTuningLoss, settings, epochs=epochs, seed=seed, initial=initial)
+    adapters = adapter_tensors(module)
+    trained = module.label_head if method == "lora" else module
+    prefix = "label_head." if method == "lora" else ""
+    tensors = {prefix + n: p.detach().cpu() for n, p in trained.named_parameters() if p.requires_grad}
+    return {**adapters, **tensors}, net
 
 
 def can_adapt(y: np.ndarray) -> bool:
     """Whether rows can teach a domain anything: those of one class alone only teach to answer that class."""
     return len(np.unique(y)) > 1
+
+
+def domain_model(meta_learner: TextClassifier, tensors: Tensors) -> Any:
+    """The network of one domain, adapters merged; it shares the tensors that it has from the meta-learner."""
+    return with_tensors(meta_learner, merged(meta_learner, tensors))
+
+
+def has_own_encoder(tensors: Tensors) -> bool:
+    """Whether a domain's model has more of its own than adapters and a label head."""
+    return any(not name.endswith((A, B)) and not name.startswith("label_head.") for name in tensors)
+
+
+def domain_logits(
+    batches: Callable[..., NDArray[np.float32]],
+    meta_learner: TextClassifier,
+    tokens: TokenizedTexts,
+    own: Sequence[Any],
+    adapted: Mapping[Any, Tensors],
+    n_classes: int,
+) -> NDArray[np.float64]:
+    """Label logits of every row by its domain's model, in full batches where the models share one encoder.
+
+    Rows of the meta-learner, of ``"head"`` and of ``"lora"`` go through the shared encoder together, each with its own
+    adapters and head. Models with an encoder of their own (``"full"``) answer one after the other, so that one of them at
+    a time is on the device.
+
+    Parameters
+    ----------
+    batches : callable
+        `skmft.stages.Run.batches`.
+    meta_learner : TextClassifier
+        On the device that answers. Left as it is, so that several threads may predict at once.
+    tokens : TokenizedTexts
+    own : sequence of length n_rows
+        Domain of every row, a key of `adapted`; None for the meta-learner.
+    adapted : mapping
+        Domain -> tensors, as `adapt_to_domain` returns them.
+    n_classes : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n_rows, n_classes)
+    """
+    number = {domain: i for i, domain in enumerate(dict.fromkeys(own))}
+    model = np.array([number[domain] for domain in own])
+    models: list[Tensors] = [{} if domain is None else adapted[domain] for domain in number]
+    apart = [i for i, tensors in enumerate(models) if has_own_encoder(tensors)]
+    together = [i for i in range(len(models)) if i not in apart]
+    logits = np.empty((len(tokens), n_classes))
+    if len(together) > 1:
+        rows = np.flatnonzero(np.isin(model, together))
+        place = np.searchsorted(together, model[rows])
+        forward = rowwise_logits(meta_learner, [models[i] for i in together])
+        try:
+            logits[rows] = batches(forward, tokens.subset(rows), n_classes, columns={"model": place})
+        except NotByRowError:  # DeBERTa's query projection also reads relative positions, which belong to no row
+            apart += together
+    else:
+        apart += together
+    for i in apart:
+        rows = np.flatnonzero(model == i)
+        twin = domain_model(meta_learner, models[i]) if models[i] else meta_learner
+        logits[rows] = batches(twin.label_logits, tokens.subset(rows), n_classes)
+        del twin  # before the next one comes to the device
+    return logits

@@ -77,7 +77,9 @@ _PARAMETERS = """Parameters
     unknown_domain : {"ignore", "error"}, default="ignore"
         {unknown}
     memory : str, path or joblib.Memory, default=None
-        Folder where token ids are kept, one a text, so that each is computed only once."""
+        Folder where token ids are kept, one a text, so that each is computed only once.
+    distributed : bool, default=False
+        Whether `fit` trains in all processes that ``accelerate launch`` or ``torchrun`` started."""
 _AUTO = """``"auto"`` is 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``; the ``meta_epochs`` of `MetaFineTunedClassifier`."""
 _ATTRIBUTES = """Attributes
@@ -146,6 +148,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
         domain_column: Hashable | None = None,
         unknown_domain: str = "ignore",
         memory: Any = None,
+        distributed: bool = False,
     ) -> None:
         self.model = model
         self.pooling = pooling
@@ -165,10 +168,11 @@ class _Baseline(ClassifierMixin, BaseEstimator):
         self.domain_column = domain_column
         self.unknown_domain = unknown_domain
         self.memory = memory
+        self.distributed = distributed
 
     _shared = (
         "model pooling max_length learning_rate batch_size weight_decay warmup_ratio max_grad_norm class_weight callbacks "
-        "device precision random_state verbose domain_column memory"
+        "device precision random_state verbose domain_column memory distributed"
     ).split()
     _parameter_constraints: dict = {
         **{name: MetaFineTunedClassifier._parameter_constraints[name] for name in _shared},
@@ -410,7 +414,7 @@ class SingleDomainClassifier(_Baseline):
         unknown = np.flatnonzero(where < 0)
         if not len(unknown) or (given is not None and self.unknown_domain == "error"):
             return self.classifier_._logits(X, domains)
-        out = np.empty((len(texts), len(self.classes_)))
+        texts, out = list(texts), np.empty((len(texts), len(self.classes_)))
         known = np.flatnonzero(where >= 0)
         if len(known):
             out[known] = self.classifier_._logits([texts[i] for i in known], self.domains_[where[known]])
@@ -556,6 +560,7 @@ class DomainAdversarialClassifier(_Baseline):
         domain_column: Hashable | None = None,
         unknown_domain: str = "ignore",
         memory: Any = None,
+        distributed: bool = False,
         adversarial_weight: float = 0.1,
         adversarial_schedule: str = "ramp",
     ) -> None:
@@ -578,6 +583,7 @@ class DomainAdversarialClassifier(_Baseline):
             domain_column=domain_column,
             unknown_domain=unknown_domain,
             memory=memory,
+            distributed=distributed,
         )
         self.adversarial_weight = adversarial_weight
         self.adversarial_schedule = adversarial_schedule

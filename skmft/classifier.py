@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 
-from .adaptation import can_adapt
+from .adaptation import can_adapt, domain_logits
 from .corruption import CORRUPTION_LABELS
 from .encoding import TokenizedTexts
 from .inputs import (
@@ -34,13 +34,14 @@ from .inputs import (
     read_texts,
     refuse_domains_as_texts,
 )
+from .lora import check_settings
 from .networks import (
     DEFAULT_MODEL,
+    EncoderSource,
     find_encoder,
     layer_indices,
     load_tokenizer,
     reads_token_types,
-    with_tensors,
 )
 from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
@@ -83,21 +84,35 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
-    adaptation : {"full", "head", None}, default="full"
-        Stage 3: train encoder and head for each domain, the head alone, or leave it out.
+    adaptation : {"full", "head", "lora", None}, default="full"
+        Stage 3: train encoder and label head for each domain; the head alone; the head and low-rank adapters in the encoder
+        (LoRA; needs the extra ``skmft[lora]`` to train, not to predict); or leave it out. Under ``"head"`` and ``"lora"``
+        all domains share one encoder, and rows of many domains are predicted in one batch.
+    lora_rank : int, default=8
+        Rank of the adapters.
+    lora_alpha : float, default=16
+        Adapters are scaled by ``lora_alpha / lora_rank``.
+    lora_target_modules : str or list of str, default=None
+        Linear layers of the encoder that get adapters: None for the query and value projections of attention
+        (ModernBERT: its joint query, key and value projection; encoders with names unknown to us: all linear layers),
+        or names or a regular expression as peft's ``LoraConfig`` takes them, such as ``"all-linear"``. DeBERTa's query and
+        key projections also read relative positions, which belong to no row: with them, mixed rows are predicted domain
+        by domain.
     adaptation_epochs : int or "auto", default="auto"
         Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps:
         ``max(2, ceil(4 / ceil(n_rows / batch_size)))``.
-    adaptation_learning_rate : float, default=1e-5
-        Peak learning rate of stage 3; None takes `learning_rate`. The default is small because stage 2 has already
-        learned these rows: with next to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 the adapted
-        models were worse than the meta-learner. ``adaptation="head"`` needs more, such as 1e-3.
+    adaptation_learning_rate : float, "auto" or None, default="auto"
+        Peak learning rate of stage 3. ``"auto"`` is 1e-5 for ``adaptation="full"``, 3e-4 for ``"lora"`` and 1e-3 for
+        ``"head"``; None takes `learning_rate`. The first is small because stage 2 has already learned these rows: with next
+        to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 fully adapted models were worse than the
+        meta-learner. Fewer trained parameters need larger steps.
     learning_rate : float, default=1e-4
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
-        Rows a batch in training. A batch in prediction has as many rows as fill ``batch_size * max_length`` tokens, or on a
-        CPU 2,048, if that is less.
+        Rows a batch in training. Where a device has too little memory, a stage starts again with its batches in smaller
+        parts, whose gradients add up to those of the whole batch, and a UserWarning says so. A batch in prediction has as
+        many rows as fill ``batch_size * max_length`` tokens, or on a CPU 2,048, if that is less.
     weight_decay : float, default=0.01
         Decoupled weight decay; not on biases and norms.
     warmup_ratio : float in [0, 1], default=0.1
@@ -107,7 +122,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     class_weight : "balanced", dict or None, default=None
         As in scikit-learn, over the rows of the stage.
     callbacks : list of skorch.callbacks.Callback, default=None
-        Copies are called in every training stage.
+        Copies are called in every training stage, in every process; batches are the whole ones, but ``y_pred`` is None where
+        a batch was run in parts.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
@@ -127,6 +143,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Folder where token ids and the pre-trained encoder's embeddings are kept, one a text, so that the candidates and
         folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
         encoder's name and weights, its tokenizer, `max_length`, `pooling` and the precision, and on nothing else.
+    distributed : bool, default=False
+        Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
+        ``skmft[distributed]``). Each process calls them with all rows; every batch of `batch_size` rows is shared among
+        them, each on its own device, and all end with the model that one process would have trained (to rounding, and
+        with dropout masks of their own). Everything but training is done by each process for itself, so any of them may
+        predict or save alone. With one process, or outside of a launcher, it changes nothing.
 
     Attributes
     ----------
@@ -152,7 +174,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     net_ : skmft.training.FineTuningNet
         The skorch net of stage 2; ``net_.module_`` is the meta-learner.
     adapted_weights_ : mapping
-        For every adapted domain the tensors that its model has in place of the meta-learner's.
+        For every adapted domain the tensors that its model has in place of the meta-learner's; under ``"lora"`` the label
+        head, and for every adapted layer ``<layer>.lora_A`` (rank, in) and ``<layer>.lora_B`` (out, rank), whose product
+        B A, added to the layer's weight, makes the domain's.
     encoder_source_ : skmft.networks.EncoderSource
         Name, folder, revision and sha256 of the pre-trained encoder.
     tokenizer_ : transformers.PreTrainedTokenizerBase
@@ -215,9 +239,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "corruption_layers": ["array-like"],
         "corruption_labels": [StrOptions(set(CORRUPTION_LABELS))],
         "meta_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "adaptation": [StrOptions({"full", "head"}), None],
+        "adaptation": [StrOptions({"full", "head", "lora"}), None],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [Interval(Real, 0, None, closed="neither")],
+        "lora_target_modules": [str, list, tuple, None],
         "adaptation_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "adaptation_learning_rate": [Interval(Real, 0, None, closed="neither"), None],
+        "adaptation_learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither"), None],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -232,6 +259,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "domain_column": [str, Integral, None],
         "unknown_domain": [StrOptions({"meta", "error"})],
         "memory": [str, os.PathLike, HasMethods(["cache"]), None],
+        "distributed": ["boolean"],
     }
 
     def __init__(
@@ -248,8 +276,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         corruption_labels: str = "epoch",
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
+        lora_rank: int = 8,
+        lora_alpha: float = 16,
+        lora_target_modules: str | Sequence[str] | None = None,
         adaptation_epochs: int | str = "auto",
-        adaptation_learning_rate: float | None = 1e-5,
+        adaptation_learning_rate: float | str | None = "auto",
         learning_rate: float = 1e-4,
         batch_size: int = 32,
         weight_decay: float = 0.01,
@@ -264,6 +295,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         domain_column: Hashable | None = None,
         unknown_domain: str = "meta",
         memory: Any = None,
+        distributed: bool = False,
     ) -> None:
         self.model = model
         self.pooling = pooling
@@ -276,6 +308,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.corruption_labels = corruption_labels
         self.meta_epochs = meta_epochs
         self.adaptation = adaptation
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_target_modules = lora_target_modules
         self.adaptation_epochs = adaptation_epochs
         self.adaptation_learning_rate = adaptation_learning_rate
         self.learning_rate = learning_rate
@@ -292,6 +327,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.domain_column = domain_column
         self.unknown_domain = unknown_domain
         self.memory = memory
+        self.distributed = distributed
 
     # ------------------------------------------------------------------ fit
 
@@ -308,7 +344,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ----------
         X : list, tuple, 1-D array or Series of str, two-column array or DataFrame, or list of (str, str)
             Texts or text pairs; with `domain_column`, a DataFrame whose named column is the domain and whose other
-            one or two columns are the text or pair.
+            one or two columns are the text or pair. Or what need not be in memory, and is read a few thousand rows at a
+            time: a Hugging Face dataset (or a column of one) or an Arrow table or array with such columns, a memory-mapped
+            array of fixed-width str, or any sequence of str or of (str, str).
         y : array-like of str, int or bool, shape (n_samples,)
             Labels; at least two classes.
         domains : array-like of str, int or bool, shape (n_samples,), default=None
@@ -327,6 +365,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ValueError, TypeError
             If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails or is
             interrupted later than that, it is left unfitted.
+        torch.OutOfMemoryError
+            If the device cannot hold what a single row needs.
         """
         return self._fit(X, y, domains, sample_weight, meta_fine_tune)
 
@@ -350,10 +390,21 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             )
         balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
         source = find_encoder(self.model)
-        run = Run.start(self)
+        run = Run.start(self, training=True)
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
+        if self.adaptation == "lora":
+            with run.generators("check"):
+                check_settings(encoder, run.lora())
+        # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
+        rows = Rows(
+            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
+            positions(y, classes),
+            positions(domains, names),
+            sample_weight,
+        )
+        run.check_same(rows)
         if no_domains:
             warnings.warn(
                 "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
@@ -364,12 +415,6 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
-        rows = Rows(
-            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
-            positions(y, classes),
-            positions(domains, names),
-            sample_weight,
-        )
         history: list[dict[str, Any]] = []
         t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
         net = stage_2(run, encoder, rows.where(used), t[used], classes, names, layers, history)
@@ -428,7 +473,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self._check_parameters()
         if self.adaptation is None:
             raise ValueError(
-                "adaptation=None leaves out stage 3; call set_params(adaptation='full') or 'head' before adapt."
+                "adaptation=None leaves out stage 3; call set_params(adaptation='full'), 'head' or 'lora' before adapt."
             )
         tokens, _ = self._tokenize(X)
         labels = self._known_labels(y, len(tokens))
@@ -442,7 +487,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             )
         rows = Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
         history = list(self.history_)
-        run = Run.start(self, self.seed_)
+        run = Run.start(self, self.seed_, training=True)
+        run.check_same(rows)
         tensors = adapt_domain(run, self.net_.module_, rows, self.classes_, name, history)
         self.adapted_weights_, self.history_ = self.adapted_weights_ | {name: tensors}, history
         return self
@@ -452,7 +498,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
         stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
-        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder.
+        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder; under ``"lora"``
+        and ``"head"`` it is small.
 
         Parameters
         ----------
@@ -732,22 +779,21 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if domains is None and column is None:
             domains = np.full(len(tokens), None)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        embeddings = self._embed_pretrained_tokens(tokens)
-        prototypes = self.prototypes_
-        own, cross = similarities(
-            embeddings,
-            self._known_labels(y, len(tokens)),
-            positions(np.asarray(given), self.domains_),
-            prototypes.reshape(*self.prototype_shares_.shape, -1),
-            self.prototype_shares_,
-        )
+        labels, where = self._known_labels(y, len(tokens)), positions(np.asarray(given), self.domains_)
+        run, encoder, source = self._load_pretrained()
+        prototypes = self.prototypes_.reshape(*self.prototype_shares_.shape, -1)
+        own, cross = np.empty((2, len(tokens)))
+        for part, E in run.embed_chunks(encoder, source, tokens, np.arange(len(tokens))):
+            own[part], cross[part] = similarities(E, labels[part], where[part], prototypes, self.prototype_shares_)
         return typicality(own, cross, self.typicality_balance)
 
     def _embed_pretrained(self, X: Any) -> NDArray[np.float32]:
         """Pooled embeddings by the pre-trained encoder, whose weights are loaded again; a domain column is not read."""
-        return self._embed_pretrained_tokens(self._tokenize(X)[0])
+        tokens, _ = self._tokenize(X)
+        run, encoder, source = self._load_pretrained()
+        return np.concatenate([E for _, E in run.embed_chunks(encoder, source, tokens, np.arange(len(tokens)))])
 
-    def _embed_pretrained_tokens(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
+    def _load_pretrained(self) -> tuple[Run, Any, EncoderSource]:
         source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
         if source.sha256 != self.encoder_source_.sha256:
             raise ValueError(
@@ -755,14 +801,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 f"had {self.encoder_source_.sha256}; restore them or fit again."
             )
         run = Run.start(self, self.seed_)
-        return run.embed_pretrained(run.load(source), source, tokens)
+        return run, run.load(source), source
 
     def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        meta_learner = self.net_.module_
-        groups = {None: np.arange(len(tokens))}
+        own: list[Any] = [None] * len(tokens)
         if given is not None:
             known = [*self.domains_.tolist(), *self.adapted_weights_]
             where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
@@ -774,15 +819,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                     "meta-learner answer."
                 )
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
-            groups = {d: np.flatnonzero([o == d for o in own]) for d in dict.fromkeys(own)}
         run = Run.start(self, self.seed_)
-        logits = np.empty((len(tokens), len(self.classes_)))
-        for domain, rows in groups.items():
-            module = meta_learner.to(run.device)
-            if domain is not None:
-                module = with_tensors(module, self.adapted_weights_[domain])
-            logits[rows] = run.batches(module.label_logits, tokens.subset(rows), logits.shape[1])
-        return logits
+        meta_learner = self.net_.module_.to(run.device)
+        return domain_logits(run.batches, meta_learner, tokens, own, self.adapted_weights_, len(self.classes_))
 
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
@@ -811,6 +850,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             raise ValueError(
                 f"corruption_layers={self.corruption_layers!r}; expected one or more layer numbers, such as (-1,)."
             )
+        targets = self.lora_target_modules
+        if (
+            not isinstance(targets, str)
+            and targets is not None
+            and not (targets and all(isinstance(t, str) for t in targets))
+        ):
+            raise ValueError(f"lora_target_modules={targets!r}; expected None, a str, or a list of one or more str.")
         for callback in self.callbacks or []:
             if not isinstance(callback[-1] if isinstance(callback, tuple) else callback, Callback):
                 raise ValueError(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ from sklearn.utils.validation import check_memory
 Text = str | tuple[str, str]
 
 _ROWS_A_CALL = 4096  # bounds the Python lists that the tokenizer returns
+CHUNK_ROWS = 32_768  # embedded, or looked up in the user's memory, at a time
+_MOST_BYTES_IN_MEMORY = 256 * 2**20  # of embeddings; more go to a temporary file
 _BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many batches
 
 
@@ -56,7 +59,8 @@ class TokenizedTexts:
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """Tensors of shape (len(rows), longest of these rows), padded at the end."""
-        starts, lengths = self.offsets[rows], self.lengths[rows]
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
         real = np.arange(max(1, lengths.max())) < lengths[:, None]
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
         columns: dict[str, tuple[NDArray[Any], int]] = {"input_ids": (self.ids, self.pad_id)}
@@ -71,14 +75,14 @@ class TokenizedTexts:
 
     def subset(self, rows: NDArray[np.int64]) -> TokenizedTexts:
         """The given texts only, in the given order."""
-        pieces = [slice(self.offsets[r], self.offsets[r + 1]) for r in rows]
-        empty = self.ids[:0]
-        return TokenizedTexts(
-            np.concatenate([empty, *(self.ids[p] for p in pieces)]),
-            np.concatenate([[0], np.cumsum(self.lengths[rows])]).astype(np.int64),
-            None if self.type_ids is None else np.concatenate([self.type_ids[:0], *(self.type_ids[p] for p in pieces)]),
-            self.pad_id,
-        )
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        position = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        position += np.arange(offsets[-1])
+        types = None if self.type_ids is None else self.type_ids[position]
+        return TokenizedTexts(self.ids[position], offsets, types, self.pad_id)
 
     def row(self, i: int) -> NDArray[np.int32]:
         """Text i: its ids, or ids and token types, shape (n,) or (2, n)."""
@@ -153,23 +157,85 @@ class RowStore:
         return found
 
 
+class FloatRows:
+    """Rows of float32 that are written and read block by block: in memory, or in an unnamed temporary file if large.
+
+    The file lies in ``tempfile.gettempdir()`` (environment variable ``TMPDIR``) and is gone when closed. Blocks are read,
+    not mapped, so that only those in use count as memory.
+
+    Parameters
+    ----------
+    n_rows, width : int
+    most_bytes : int, optional
+        Size from which on they go to a file.
+    """
+
+    def __init__(self, n_rows: int, width: int, most_bytes: int = _MOST_BYTES_IN_MEMORY) -> None:
+        self.n_rows, self.width = n_rows, width
+        in_memory = 4 * n_rows * width <= most_bytes
+        self._array = np.empty((n_rows, width), dtype=np.float32) if in_memory else None
+        self._file = None if in_memory else tempfile.TemporaryFile(prefix="skmft-")
+
+    def __enter__(self) -> FloatRows:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, start: int, rows: NDArray[np.float32]) -> None:
+        """Set the rows from `start` on."""
+        if self._file is None:
+            self._array[start : start + len(rows)] = rows  # type: ignore[index]
+        else:
+            self._file.seek(4 * start * self.width)
+            self._file.write(np.ascontiguousarray(rows).data)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The rows from `start` to `stop`."""
+        if self._file is None:
+            return self._array[start:stop]  # type: ignore[index]
+        self._file.seek(4 * start * self.width)
+        return np.fromfile(self._file, np.float32, (stop - start) * self.width).reshape(-1, self.width)
+
+    def blocks(self, size: int = 8192) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """All rows in blocks of `size`: their place, and they."""
+        for start in range(0, self.n_rows, size):
+            stop = min(start + size, self.n_rows)
+            yield slice(start, stop), self.read(start, stop)
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows, their numbers rising; only blocks that hold one are read."""
+        size = 8192
+        parts = [self.read(0, 0)]
+        for block in np.unique(rows // size):
+            here = rows[np.searchsorted(rows, block * size) : np.searchsorted(rows, (block + 1) * size)]
+            parts.append(self.read(here[0], here[-1] + 1)[here - here[0]])
+        return np.concatenate(parts)
+
+
 def tokenize_once(
     store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool
 ) -> TokenizedTexts:
     """`tokenize`, but each text only once in the life of the store."""
     if store.path is None:
         return tokenize(tokenizer, texts, max_length, token_types)
-    keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in texts]
+    ids, lengths = [], []
+    for start in range(0, len(texts), CHUNK_ROWS):
+        chunk = texts[start : start + CHUNK_ROWS]
 
-    def compute(rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:
-        tokens = tokenize(tokenizer, [texts[i] for i in rows], max_length, token_types)
-        return [tokens.row(i) for i in range(len(tokens))]
+        def compute(rows: NDArray[np.int64], chunk: Sequence[Text] = chunk) -> list[NDArray[np.int32]]:
+            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types)
+            return [tokens.row(i) for i in range(len(tokens))]
 
-    arrays = [a.reshape(2 if token_types else 1, -1) for a in store.get(keys, compute, np.int32)]
-    flat = np.concatenate(arrays, axis=1)
+        keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in chunk]
+        arrays = [a.reshape(2 if token_types else 1, -1) for a in store.get(keys, compute, np.int32)]
+        ids.append(np.concatenate(arrays, axis=1))
+        lengths.append(np.array([a.shape[1] for a in arrays]))
+    flat = np.concatenate(ids, axis=1)
     return TokenizedTexts(
         flat[0],
-        np.cumsum([0, *(a.shape[1] for a in arrays)]),
+        np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
         flat[1].astype(np.int8) if token_types else None,
         tokenizer.pad_token_id,
     )
@@ -182,6 +248,7 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types
     ----------
     tokenizer : transformers.PreTrainedTokenizerBase
     texts : sequence of str or of (str, str)
+        Read in slices.
     max_length : int
         Most tokens a row, special tokens included; of a pair the longer text is cut first.
     token_types : bool
@@ -191,7 +258,7 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types
     -------
     TokenizedTexts
     """
-    ids, types, lengths = [], [], [0]
+    ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
     for start in range(0, len(texts), _ROWS_A_CALL):
         rows = texts[start : start + _ROWS_A_CALL]
         args: list[list[Any]]
@@ -207,14 +274,14 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types
             return_attention_mask=False,
             return_token_type_ids=token_types,
         )
-        lengths.extend(map(len, encoded["input_ids"]))
+        lengths.append(np.array([len(r) for r in encoded["input_ids"]], dtype=np.int64))
         ids.append(np.fromiter((t for r in encoded["input_ids"] for t in r), dtype=np.int32))
         if token_types:
             flat = (t for r in encoded["token_type_ids"] for t in r)
             types.append(np.fromiter(flat, dtype=np.int8))
     return TokenizedTexts(
         np.concatenate(ids),
-        np.cumsum(lengths),
+        np.cumsum(np.concatenate(lengths)),
         np.concatenate(types) if token_types else None,
         tokenizer.pad_token_id,
     )

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .networks import TextClassifier, quiet, reads_token_types, with_tensors
+from .adaptation import domain_model
+from .networks import TextClassifier, quiet, reads_token_types
 
 
 def _need(package: str, extra: str, purpose: str) -> Any:
@@ -26,7 +27,7 @@ def _need(package: str, extra: str, purpose: str) -> Any:
 
 
 def module_of(clf: Any, domain: Any) -> TextClassifier:
-    """The network that answers for a domain (None: the meta-learner), on the CPU, without corruption head.
+    """The network that answers for a domain (None: the meta-learner), adapters merged, on the CPU, without corruption head.
 
     Raises
     ------
@@ -44,7 +45,7 @@ def module_of(clf: Any, domain: Any) -> TextClassifier:
                 "meta-learner."
             )
         tensors = clf.adapted_weights_[domain]
-    module: Any = with_tensors(clf.net_.module_, tensors)
+    module: Any = domain_model(clf.net_.module_, tensors)
     if next(module.parameters()).device.type != "cpu":
         import copy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import reprlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,93 +20,174 @@ from .encoding import Text
 _FORMS = (
     "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array or a list of (str, str)"
 )
+_ROWS_A_READ = 4096  # of texts that are not in memory
+
+
+class LazyTexts(Sequence[Text]):
+    """Texts or pairs that stay where they are until a slice of them is asked for.
+
+    A slice is a list of str or of (str, str), its rows checked as `read_texts` says; read a few thousand at a time.
+
+    Parameters
+    ----------
+    columns : list of sequence
+        One for texts (or for rows that are pairs already), two for pairs. Arrow arrays, columns of a Hugging Face
+        dataset, arrays of str, and whatever else has a length and gives rows by their number.
+    """
+
+    def __init__(self, columns: list[Any]) -> None:
+        self._columns = columns
+        first = _rows_between(columns[0], 0, 1)
+        self._rows_are_pairs = len(columns) == 1 and bool(first) and isinstance(first[0], (tuple, list))
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, rows: Any) -> Any:
+        if not isinstance(rows, slice):
+            [row] = self[rows : rows + 1 or None]
+            return row
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            return [self[i] for i in range(start, stop, step)]
+        parts = [_rows_between(column, start, stop) for column in self._columns]
+        return _check_rows(_split_pairs(parts[0], start) if self._rows_are_pairs else parts, start)
+
+    def __iter__(self) -> Iterator[Text]:
+        for start in range(0, len(self), _ROWS_A_READ):
+            yield from self[start : start + _ROWS_A_READ]
 
 
 def read_texts(
     X: Any, domain_column: Hashable | None = None
-) -> tuple[list[Text], NDArray[Any] | None, list[Hashable] | None]:
+) -> tuple[Sequence[Text], NDArray[Any] | None, list[Hashable] | None]:
     """Texts or pairs of X, the values of its domain column, and the names of its text columns.
 
     Parameters
     ----------
-    X : list, tuple, ndarray, Series or DataFrame
+    X : list, tuple, ndarray, Series or DataFrame; or what is read slice by slice: an Arrow array or table, a Hugging Face
+        dataset or column of one, an array of fixed-width str (so a memory-mapped one), any other sequence
     domain_column : hashable, optional
-        The column of a DataFrame that names the domain; may be absent from X.
+        The column of a DataFrame, dataset or table that names the domain; may be absent from X.
 
     Returns
     -------
-    texts : list of str or of (str, str)
+    texts : sequence of str or of (str, str)
+        A list, or a `LazyTexts`, whose rows are checked when they are read.
     domains : ndarray of shape (n_rows,), or None
         None without such a column.
     columns : list, or None
-        None where X is no DataFrame.
+        None where X has no named columns.
 
     Raises
     ------
     TypeError, ValueError
         If X has another form or no rows, or a row is not text; the message names the row.
     """
-    if X is None or isinstance(X, (str, bytes)) or not hasattr(X, "__len__") or issparse(X):
+    if X is None or isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__len__") or issparse(X):
         hint = " For one text, pass [text]." if isinstance(X, str) else ""
+        hint = " Pass one of its splits." if isinstance(X, Mapping) else hint
         raise TypeError(f"X is a {type(X).__name__}; expected {_FORMS}.{hint}")
-    domains, columns = None, None
-    if isinstance(X, pd.DataFrame):
-        if domain_column is not None and domain_column in X.columns:
-            domains = X[domain_column].to_numpy()
-            X = X.drop(columns=[domain_column])
-        columns = list(X.columns)
+    domains, columns = None, column_names(X)
+    lazy = False
+    if columns is not None:
+        if domain_column is not None and domain_column in columns:
+            values = X[domain_column]
+            domains = values.to_numpy() if isinstance(X, pd.DataFrame) else np.array(_as_list(values), dtype=object)
+            columns = [name for name in columns if name != domain_column]
         if len(columns) not in (1, 2):
             named = "" if domain_column is None else f" besides domain_column={domain_column!r}"
+            select = "select_columns([...])" if hasattr(X, "select_columns") else "X[[...]]"
             raise ValueError(
                 f"X has {len(columns)} text columns{named}: {columns}; expected one (texts) or two (pairs). "
-                "Select them with X[[...]]"
+                f"Select them with {select}"
                 + (", or name the column of domains by domain_column." if not named else ".")
             )
-        parts = [X[name].tolist() for name in columns]
+        lazy = not isinstance(X, pd.DataFrame)
+        parts = [X[name] if lazy else X[name].tolist() for name in columns]
     elif getattr(X, "ndim", 1) > 1:
-        array = np.asarray(X, dtype=object)
+        lazy = _is_fixed_width(X)
+        array = X if lazy else np.asarray(X, dtype=object)
         if array.ndim > 2 or array.shape[1] not in (1, 2):
             raise ValueError(
                 f"X is an array of shape {array.shape}; expected (n_rows,) or one column for texts, two columns for pairs."
             )
-        parts = [array[:, j].tolist() for j in range(array.shape[1])]
+        parts = [array[:, j] if lazy else array[:, j].tolist() for j in range(array.shape[1])]
+    elif hasattr(X, "to_pylist") or _is_fixed_width(X):
+        lazy, parts = True, [X]
+    elif not hasattr(X, "tolist") and not isinstance(X, (list, tuple)) and hasattr(X, "__getitem__"):
+        lazy, parts = True, [X]
     else:
-        rows = X.tolist() if hasattr(X, "tolist") else list(X)
-        if rows and isinstance(rows[0], (tuple, list)):
-            parts = [[], []]
-            for i, row in enumerate(rows):
-                if not isinstance(row, (tuple, list)) or len(row) != 2:
-                    raise ValueError(
-                        f"X: row {i} is {reprlib.repr(row)}; expected a pair (str, str). Of two lists make pairs by "
-                        "list(zip(first, second))."
-                    )
-                parts[0].append(row[0])
-                parts[1].append(row[1])
-        else:
-            parts = [rows]
+        rows = _as_list(X)
+        parts = _split_pairs(rows, 0) if rows and isinstance(rows[0], (tuple, list)) else [rows]
     if not len(parts[0]):
         raise ValueError("X has 0 samples (rows); at least 1 is required. Pass one text or more.")
+    return LazyTexts(parts) if lazy else _check_rows(parts, 0), domains, columns
+
+
+def column_names(X: Any) -> list[Hashable] | None:
+    """Names of the columns of a DataFrame, Hugging Face dataset or Arrow table; None for other forms."""
+    if isinstance(X, pd.DataFrame):
+        return list(X.columns)
+    names = getattr(X, "column_names", None)
+    return list(names) if isinstance(names, (list, tuple)) else None
+
+
+def _is_fixed_width(X: Any) -> bool:
+    return isinstance(X, np.ndarray) and X.dtype.kind == "U"
+
+
+def _rows_between(column: Any, start: int, stop: int) -> list[Any]:
+    """Rows start to stop of a sequence, in one read where it has slices."""
+    if hasattr(column, "to_pylist"):
+        return column.slice(start, stop - start).to_pylist()
+    stop = min(stop, len(column))
+    try:
+        rows = column[start:stop]
+        if not isinstance(rows, str) and len(rows) == stop - start:
+            return _to_list(rows)
+    except (TypeError, KeyError):  # it gives single rows only
+        pass
+    return [column[i] for i in range(start, stop)]
+
+
+def _split_pairs(rows: list[Any], first: int) -> list[list[Any]]:
+    """First and second texts of rows that are pairs; `first` is the number of the first row, for errors."""
+    for i, row in enumerate(rows, start=first):
+        if not isinstance(row, (tuple, list)) or len(row) != 2:
+            raise ValueError(
+                f"X: row {i} is {reprlib.repr(row)}; expected a pair (str, str). Of two lists make pairs by "
+                "list(zip(first, second))."
+            )
+    return [[row[0] for row in rows], [row[1] for row in rows]]
+
+
+def _check_rows(parts: list[list[Any]], first: int) -> list[Text]:
+    """Texts, or pairs of two parts, all of them str; `first` is the number of the first row, for errors."""
     for j, part in enumerate(parts):
-        for i, text in enumerate(part):
+        for i, text in enumerate(part, start=first):
             if not isinstance(text, str):
                 where = "" if len(parts) == 1 else f", text {j + 1} of the pair"
                 raise ValueError(
                     f"X: row {i}{where} is {text!r} ({type(text).__name__}); expected str. "
                     + ("Drop such rows, or put '' in them." if _is_missing(text) else "Select or decode the texts.")
                 )
-    texts: list[Text] = parts[0] if len(parts) == 1 else list(zip(*parts))
-    return texts, domains, columns
+    return parts[0] if len(parts) == 1 else list(zip(*parts))
 
 
 def order_columns(X: Any, columns: list[Hashable] | None, domain_column: Hashable | None) -> Any:
-    """A DataFrame's columns as they were in `fit`: text columns by name, in the order of then."""
-    if columns is None or not isinstance(X, pd.DataFrame):
+    """Columns of X as they were in `fit`: text columns by name, in the order of then."""
+    present = column_names(X)
+    if columns is None or present is None:
         return X
-    missing = [c for c in columns if c not in X.columns]
+    missing = [c for c in columns if c not in present]
     if missing:
-        raise ValueError(f"X lacks the column(s) {missing} that it had in fit; it has {list(X.columns)}.")
-    has_domain = domain_column is not None and domain_column in X.columns
-    return X[[*columns, *([domain_column] if has_domain else [])]]
+        raise ValueError(f"X lacks the column(s) {missing} that it had in fit; it has {present}.")
+    has_domain = domain_column is not None and domain_column in present
+    names = [*columns, *([domain_column] if has_domain else [])]
+    if isinstance(X, pd.DataFrame):
+        return X[names]
+    return X.select_columns(names) if hasattr(X, "select_columns") else X.select(names)
 
 
 def read_domains(
@@ -146,7 +227,8 @@ def read_domains(
     if domains is None and from_column is None:
         if domain_column is None:
             return None
-        got = f"has columns {list(X.columns)}" if isinstance(X, pd.DataFrame) else f"is a {type(X).__name__}"
+        names = column_names(X)
+        got = f"is a {type(X).__name__}" if names is None else f"has columns {names}"
         raise ValueError(
             f"domain_column={domain_column!r} is not in X, which {got}; expected a DataFrame with that "
             "column. Add the column, or pass domains=."
@@ -191,8 +273,12 @@ def refuse_domains_as_texts(texts: Sequence[Any], domains: NDArray[Any] | None) 
     """Raise a ValueError where one text of every pair is the row's domain: a domain column that nobody named."""
     if domains is None or not isinstance(texts[0], tuple):
         return
+    starts = range(0, len(texts), _ROWS_A_READ)
     for part in (0, 1):
-        if [pair[part] for pair in texts] == domains.tolist():
+        if all(
+            [pair[part] for pair in texts[s : s + _ROWS_A_READ]] == domains[s : s + _ROWS_A_READ].tolist()
+            for s in starts
+        ):
             raise ValueError(
                 f"X holds pairs whose text {part + 1} is the row's domain; expected texts. Name that column by domain_column=, "
                 "or leave it out of X."
@@ -209,6 +295,8 @@ def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
     """
     if y is None:
         raise ValueError("y is None; this classifier requires y to be passed: one label a row of X.")
+    if isinstance(y, Sequence) and not isinstance(y, (str, bytes)):
+        y = _as_list(y)  # a dataset's column is read at once, not row by row
     y = column_or_1d(y, warn=True)
     if len(y) != n_rows:
         raise ValueError(f"y has {len(y)} labels, but X has {n_rows} rows; expected one label a row.")
@@ -281,7 +369,18 @@ def positions(values: Sequence[Any] | NDArray[Any], names: NDArray[Any]) -> NDAr
 
 
 def _as_list(values: Any) -> list[Any]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    """All values; a dataset's column is read in slices, which a list() of it is not."""
+    known = isinstance(values, (list, tuple)) or hasattr(values, "tolist") or hasattr(values, "to_pylist")
+    if isinstance(values, Sequence) and not known:
+        return _rows_between(values, 0, len(values))
+    return _to_list(values)
+
+
+def _to_list(values: Any) -> list[Any]:
+    for method in ("to_pylist", "tolist"):
+        if hasattr(values, method):
+            return getattr(values, method)()
+    return list(values)
 
 
 def _is_missing(value: Any) -> bool:

@@ -460,7 +460,7 @@ def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd
     cosine = np.einsum("nh,kmph->nkmp", embeddings, unit)
     cosine = np.where(np.isnan(cosine), -np.inf, cosine).max(axis=-1)  # of a cell's prototypes the nearest
     own = labels[:, None] == clf.classes_[None]
-    columns: dict[str, Any] = {"text": texts, "domain": names, "class": labels, "typicality": t}
+    columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": t}
     cells = [(d, c) for d in clf.domains_.tolist() for c in clf.classes_.tolist()]
     for kind, mask in (("own", own), ("foreign", ~own)):
         masked = np.where(mask[:, None, :], cosine, -np.inf).reshape(len(texts), -1)

@@ -442,7 +442,9 @@ def load(cls: type, path: str | os.PathLike) -> Any:
     _read_source(clf, source, about)
 
     def check(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-        _same_shapes(path, tensors, clf.net_.module_.state_dict(), all_names=False)
+        module = clf.net_.module_
+        own = {**module.state_dict(), **_adapter_shapes(path, tensors, module)}
+        _same_shapes(path, tensors, own, all_names=False)
 
     files = {}
     hashes = _read_json(folder / MANIFEST)["files"]
@@ -558,6 +560,21 @@ def _check_encoder(folder: Path) -> None:
             f"{folder} is not one model: {odd!r} has shape {found.get(odd)} in the weights and {expected.get(odd)} by "
             "config.json; save again."
         )
+
+
+def _adapter_shapes(path: Path, tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, Any]:
+    """Tensors of the shapes that the adapters in a domain's file must have: those of their layers, and one rank a pair."""
+    from .lora import A, B
+
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, torch.nn.Linear) and n.startswith("encoder.")}
+    expected = {}
+    for name in {name.removesuffix(end) for name in tensors for end in (A, B) if name.endswith(end)}:
+        if name not in layers or not {name + A, name + B} <= set(tensors) or not tensors[name + A].numel():
+            raise PersistenceError(f"{path} does not fit the meta-learner: the adapter of {name!r}; save again.")
+        weight, rank = layers[name].weight, len(tensors[name + A])
+        expected[name + A] = weight.new_empty((rank, weight.shape[1]), device="meta")
+        expected[name + B] = weight.new_empty((weight.shape[0], rank), device="meta")
+    return expected
 
 
 def _same_shapes(path: Path, got: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], all_names: bool) -> None:

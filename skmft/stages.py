@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,15 @@ from sklearn.utils import check_random_state
 from skorch.callbacks import Callback
 
 from .adaptation import adapt_to_domain, can_adapt
+from .batches import Redraw, TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
-from .encoding import RowStore, Text, TokenizedTexts, tokenize, tokenize_once
+from .encoding import CHUNK_ROWS, FloatRows, RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
+from .lora import LoraSettings
 from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
+from .parts import ALONE, MicroBatches, Processes
 from .training import (
     FineTuningNet,
-    Redraw,
-    TrainingRows,
     TrainingSettings,
     auto_epochs,
     epoch_records,
@@ -38,30 +39,41 @@ from .training import (
     resolve_precision,
     run_in_batches,
 )
-from .typicality import class_domain_prototypes, normalized_weights, similarities, typicality
+from .typicality import PrototypeSums, cluster_cells, normalized_weights, similarities, typicality
 
 # The "auto" epochs: as many as make `min_steps` optimiser steps, but `min_epochs` at least.
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}
 ADAPTATION_EPOCHS = {"min_epochs": 2, "min_steps": 4}
+# The "auto" learning rates of stage 3: the fewer the parameters that are trained, the larger.
+ADAPTATION_LEARNING_RATES = {"full": 1e-5, "head": 1e-3, "lora": 3e-4}
 
 
 @dataclass(frozen=True)
 class Run:
-    """Device, precision and seed of one call."""
+    """Device, precision and seed of one call, and who takes part in it."""
 
     params: Any
     device: torch.device
     dtype: torch.dtype
     seed: int
+    processes: Processes = ALONE
+    micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
     @classmethod
-    def start(cls, params: Any, seed: int | None = None) -> Run:
+    def start(cls, params: Any, seed: int | None = None, training: bool = False) -> Run:
+        """Begin a call; one that trains is made by all processes together, any other by each on its own."""
+        processes = Processes.join(params.device) if training and params.distributed else ALONE
         device = resolve_device(params.device)
         if seed is None and params.random_state is None:  # numpy's global generator is not ours
             seed = int(np.random.SeedSequence().generate_state(1)[0] >> 1)
         elif seed is None:
             seed = int(check_random_state(params.random_state).randint(2**31 - 1))
-        return cls(params, device, resolve_precision(params.precision, device), seed)
+        return cls(params, device, resolve_precision(params.precision, device), processes.first(seed), processes)
+
+    @property
+    def verbose(self) -> int:
+        """The estimator's, in the first process; the others are silent."""
+        return self.params.verbose if self.processes.rank == 0 else 0
 
     def derive(self, purpose: str) -> int:
         """A seed of its own for every purpose, so that one stage's draws do not shift another's."""
@@ -92,7 +104,7 @@ class Run:
             lambda **batch: pool(encoder(**batch).last_hidden_state, batch["attention_mask"], self.params.pooling),
             tokens,
             encoder.config.hidden_size,
-            description if self.params.verbose else "",
+            description if self.verbose else "",
         )
 
     def embed_pretrained(
@@ -115,8 +127,26 @@ class Run:
         )
         return np.stack(rows)
 
+    def embed_chunks(
+        self,
+        encoder: Encoder,
+        source: EncoderSource,
+        tokens: TokenizedTexts,
+        rows: NDArray[np.int64],
+        description: str = "",
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """`embed_pretrained` of the given rows, chunk by chunk: which of `rows`, and their embeddings."""
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, len(rows)))
+            yield part, self.embed_pretrained(encoder, source, tokens.subset(rows[part]), description)
+
     def batches(
-        self, forward: Callable[..., torch.Tensor], tokens: TokenizedTexts, width: int, description: str = ""
+        self,
+        forward: Callable[..., torch.Tensor],
+        tokens: TokenizedTexts,
+        width: int,
+        description: str = "",
+        columns: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> NDArray[np.float32]:
         """`run_in_batches` on this call's device, in its precision."""
         return run_in_batches(
@@ -127,6 +157,7 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             description=description,
+            columns=columns,
         )
 
     def settings(self, learning_rate: float) -> TrainingSettings:
@@ -140,8 +171,31 @@ class Run:
             callbacks=e.callbacks,
             device=self.device,
             dtype=self.dtype,
-            verbose=e.verbose,
+            verbose=self.verbose,
+            processes=self.processes,
+            micro_batches=self.micro_batches,
         )
+
+    def check_same(self, rows: Rows) -> None:
+        """Refuse rows that differ between the processes that train together."""
+        tokens = rows.tokens
+        arrays = (tokens.ids, tokens.offsets, rows.labels, rows.domains, rows.sample_weight)
+        self.processes.require_same(
+            [hashlib.sha256(a.tobytes()).digest() for a in arrays] if self.processes.size > 1 else None,
+            "distributed=True: the processes were given different rows; pass all rows, in the same order, in each of them "
+            "(skmft shares every batch among the processes itself).",
+        )
+
+    def adaptation_settings(self) -> TrainingSettings:
+        e = self.params
+        rate = e.adaptation_learning_rate
+        if rate == "auto":
+            rate = ADAPTATION_LEARNING_RATES[e.adaptation]
+        return self.settings(e.learning_rate if rate is None else rate)
+
+    def lora(self) -> LoraSettings:
+        e = self.params
+        return LoraSettings(e.lora_rank, e.lora_alpha, e.lora_target_modules)
 
     def net(self, module: TextClassifier) -> FineTuningNet:
         """A net around weights that were trained before, as `meta_fine_tune` leaves it."""
@@ -179,22 +233,29 @@ def score_typicality(
     if not run.params.typicality_weighting:
         return np.ones(len(rows.labels)), {}
     start = time.perf_counter()
-    used = rows.sample_weight > 0
-    embeddings = np.zeros((len(used), encoder.config.hidden_size), dtype=np.float32)
-    for part in (used, ~used):  # apart, so that rows of weight 0 change no batch of the others
-        if part.any():
-            embeddings[part] = run.embed_pretrained(encoder, source, rows.where(part).tokens, "typicality")
-    prototypes, shares = class_domain_prototypes(
-        embeddings[used],
-        rows.labels[used],
-        rows.domains[used],
-        n_classes=n_classes,
-        n_domains=n_domains,
-        sample_weight=rows.sample_weight[used],
-        n_prototypes=run.params.n_prototypes,
-        random_state=run.derive("prototypes"),
-    )
-    own, cross = similarities(embeddings, rows.labels, rows.domains, prototypes, shares)
+    used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
+    y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
+    n_prototypes, hidden = run.params.n_prototypes, encoder.config.hidden_size
+    sums = PrototypeSums(n_domains, n_classes, n_prototypes, hidden)
+    own, cross = np.empty((2, len(rows.labels)))
+    with FloatRows(len(used), hidden) as embeddings:
+        for part, E in run.embed_chunks(encoder, source, rows.tokens, used, "typicality"):
+            embeddings.write(part.start, E)
+            if n_prototypes == 1:
+                sums.add(E, y[part], domains[part], weight[part])
+        if n_prototypes > 1:
+            seed = run.derive("prototypes")
+            cluster = cluster_cells(embeddings.take, y, domains, weight, n_prototypes=n_prototypes, random_state=seed)
+            for part, E in embeddings.blocks():
+                sums.add(E, y[part], domains[part], weight[part], cluster[part])
+        prototypes, shares = sums.prototypes()
+        for part, E in embeddings.blocks():
+            own[used[part]], cross[used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
+    # rows of weight 0 come last and apart, so that they change no batch of the others
+    for part, E in run.embed_chunks(encoder, source, rows.tokens, unused, "typicality of rows of weight 0"):
+        i = unused[part]
+        own[i], cross[i] = similarities(E, rows.labels[i], rows.domains[i], prototypes, shares)
+    own, cross, prototypes, shares = run.processes.first((own, cross, prototypes, shares))
     t = typicality(own, cross, run.params.typicality_balance)
     history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
     return t, {
@@ -293,7 +354,7 @@ def adapt_domain(
     entry = {"stage": "adaptation", "domain": name}
     if not can_adapt(rows.labels):
         history.append({**entry, "epochs": 0})
-        if run.params.verbose:
+        if run.verbose:
             print(f"domain {name!r}: one class only, served by the meta-learner")
         return {}
     start = time.perf_counter()
@@ -305,13 +366,14 @@ def adapt_domain(
     tensors, net = adapt_to_domain(
         module,
         TrainingRows(rows.tokens, rows.labels, weight),
-        run.settings(run.params.adaptation_learning_rate or run.params.learning_rate),
+        run.adaptation_settings(),
         method=run.params.adaptation,
+        lora=run.lora(),
         epochs=epochs,
         seed=run.derive(f"adaptation {name}"),
     )
     history.extend({**entry, "epochs": epochs, **r} for r in epoch_records(net))
-    if run.params.verbose:
+    if run.verbose:
         print(
             f"domain {name!r}: adapted on {len(weight)} rows in {epochs} epochs, "
             f"loss {history[-1]['label_loss']:.3f}, {time.perf_counter() - start:.1f} s"

@@ -7,7 +7,8 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,14 @@ from skorch.callbacks import Callback, EpochTimer, GradientNormClipping, LRSched
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .encoding import TokenizedTexts, bucketed_batches, sorted_batches
+from .batches import BucketedIterator, TrainingRows
+from .encoding import TokenizedTexts, sorted_batches
 from .kernels import FastBfloat16
+from .parts import ALONE, MicroBatches, Processes, parts_of
 
 _CPU_TOKENS = (
     2048  # a batch in inference; 16 rows of 128 tokens ran 10 to 20% faster than 32 (MiniLM, L2 of 1 MiB a core)
 )
-
-Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], NDArray[Any]]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -39,8 +40,7 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-        return torch.device(device)
+        return torch.empty(0, device=device).device  # "cuda" is the current device, by its number
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
             f"device={device!r} cannot be used here: {str(error).splitlines()[0].rstrip('.')}. "
@@ -93,69 +93,6 @@ def isolated_generators(seed: int, device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-class TrainingRows(torch.utils.data.Dataset):
-    """Tokenized rows with their targets and further columns, for `FineTuningNet`.
-
-    Parameters
-    ----------
-    texts : TokenizedTexts
-    y : ndarray of int, shape (n_rows,)
-    weight : ndarray, shape (n_rows,)
-        Loss weights of mean 1.
-    columns : mapping of str to ndarray of int, optional
-        Further columns of every batch.
-    redraw : mapping of str to callable, optional
-        Columns drawn anew each epoch by ``redraw[name](batches, rng)``.
-    """
-
-    def __init__(
-        self,
-        texts: TokenizedTexts,
-        y: NDArray[np.int64],
-        weight: NDArray[np.float64],
-        columns: Mapping[str, NDArray[np.int64]] | None = None,
-        redraw: Mapping[str, Redraw] | None = None,
-    ) -> None:
-        self.texts, self.y = texts, y
-        self.columns: dict[str, NDArray[Any]] = {"weight": weight.astype(np.float32), **(columns or {})}
-        self.redraw = dict(redraw or {})
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        rows = np.array([i])
-        return self.texts.batch(rows), torch.from_numpy(self.y[rows])
-
-
-class BucketedIterator:
-    """The net's ``iterator_train``: length-bucketed, shuffled batches, padded to their longest row.
-
-    The order is a function of `seed` and the epoch alone; redrawn columns have a generator of their own, so that
-    they change no order.
-    """
-
-    def __init__(self, dataset: TrainingRows, batch_size: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        data = self.dataset
-        order = np.random.default_rng([self.seed, self.epoch, 0])
-        draws = np.random.default_rng([self.seed, self.epoch, 1])
-        self.epoch += 1
-        batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
-        columns: dict[str, NDArray[Any]] = dict(data.columns)
-        columns.update({name: draw(batches, draws) for name, draw in data.redraw.items()})
-        for rows in batches:
-            batch = data.texts.batch(rows)
-            batch.update({name: torch.from_numpy(v[rows]) for name, v in columns.items()})
-            yield batch, torch.from_numpy(data.y[rows])
-
-
 @dataclass(frozen=True)
 class TrainingSettings:
     """How to train; the same for every stage but for `learning_rate`. Names as in MetaFineTunedClassifier."""
@@ -169,6 +106,8 @@ class TrainingSettings:
     device: torch.device
     dtype: torch.dtype
     verbose: int = 0
+    processes: Processes = ALONE
+    micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
 
 class LinearWarmupDecay:
@@ -207,8 +146,9 @@ class ProgressLine(Callback):
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
-    It differs from `skorch.NeuralNet` in this: the forward pass runs under autocast; the criterion returns named
-    terms, which go to the history; biases and norms are not decayed; an interrupt is raised, not swallowed.
+    It differs from `skorch.NeuralNet` in this: the forward pass runs under autocast; a batch may be run in parts; the
+    criterion returns named terms, which go to the history; biases and norms are not decayed; an interrupt is raised,
+    not swallowed.
 
     Parameters
     ----------
@@ -219,6 +159,10 @@ class FineTuningNet(NeuralNet):
         ``"loss"`` among them.
     dtype : torch.dtype, default=torch.float32
         Type that the forward pass is autocast to.
+    processes : Processes, default=ALONE
+        Who trains together.
+    micro_batch_size : int, optional
+        Most rows of a part of a batch; no limit by default.
     """
 
     def __init__(
@@ -227,10 +171,12 @@ class FineTuningNet(NeuralNet):
         *args: Any,
         criterion: Callable[[], Any],
         dtype: torch.dtype = torch.float32,
+        processes: Processes = ALONE,
+        micro_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, *args, criterion=criterion, **kwargs)
-        self.dtype = dtype
+        self.dtype, self.processes, self.micro_batch_size = dtype, processes, micro_batch_size
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
@@ -253,18 +199,29 @@ class FineTuningNet(NeuralNet):
         with autocast(device, self.dtype):
             return self.module_(**inputs)
 
-    def get_loss(self, y_pred: Any, y_true: torch.Tensor, X: Any = None, training: bool = False) -> torch.Tensor:
-        batch = {name: value.to(self.device) for name, value in X.items()}
-        terms = self.criterion_(y_pred, y_true.to(self.device), batch)
-        for name, value in terms.items():
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Gradients and terms of the mean loss of the whole batch, added up over its parts."""
+        self._set_training(True)
+        device = torch.device(self.device)
+        totals: dict[str, torch.Tensor] = {}
+        for (x, y), share in parts_of(batch, self.processes, self.micro_batch_size or len(batch[1])):
+            y_pred = self.infer(x)
+            terms = self.criterion_(y_pred, y.to(device), {name: value.to(device) for name, value in x.items()})
+            (share * terms["loss"]).backward()
+            totals = {name: totals.get(name, 0) + share * value.detach() for name, value in terms.items()}
+        self.processes.stop_if_any_is_out_of_memory(device)
+        self.processes.add_gradients(self.module_.parameters())
+        values = self.processes.add(torch.stack(list(totals.values()))).tolist()
+        for name, value in zip(totals, values):
             if name != "loss":
-                self.history.record_batch(name, value.item())
-        if not torch.isfinite(terms["loss"]):
-            raise FloatingPointError(
-                f"the loss became {terms['loss'].item()} in epoch {len(self.history)} "
-                f"(learning_rate={self.lr}); lower learning_rate or set precision='float32'."
-            )
-        return terms["loss"]
+                self.history.record_batch(name, value)
+            elif not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss became {value} in epoch {len(self.history)} "
+                    f"(learning_rate={self.lr}); lower learning_rate or set precision='float32'."
+                )
+        whole = len(y) == len(batch[1])
+        return {"loss": torch.tensor(values[list(totals).index("loss")]), "y_pred": y_pred if whole else None}
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> FineTuningNet:
         self.interrupted_ = False
@@ -288,6 +245,7 @@ def make_net(
     epochs: int,
     seed: int,
     callbacks: Sequence[Any] = (),
+    micro_batch_size: int | None = None,
 ) -> FineTuningNet:
     """The net of a stage, not yet initialised."""
     return FineTuningNet(
@@ -305,6 +263,8 @@ def make_net(
         callbacks=list(callbacks),
         device=str(settings.device),
         dtype=settings.dtype,
+        processes=settings.processes,
+        micro_batch_size=micro_batch_size,
         verbose=max(0, settings.verbose - 1),
     )
 
@@ -318,8 +278,11 @@ def fine_tune(
     epochs: int,
     seed: int,
     description: str = "",
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> FineTuningNet:
     """Train a module on rows, in place.
+
+    Where memory runs out, training starts again from the module's initial tensors, each batch in smaller parts.
 
     Parameters
     ----------
@@ -333,6 +296,8 @@ def fine_tune(
         Of the order, the redrawn columns and dropout.
     description : str
         Label of the progress bar, which shows where ``settings.verbose > 0``; none if empty.
+    initial : mapping of str to Tensor, optional
+        Those of the module's tensors that are held elsewhere anyway; the others are copied to the CPU first.
 
     Returns
     -------
@@ -341,26 +306,59 @@ def fine_tune(
 
     Raises
     ------
+    torch.OutOfMemoryError
+        If not even single rows fit in memory.
     KeyboardInterrupt
         If training was interrupted.
     """
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
-    callbacks: list[Any] = [("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))]
-    if settings.max_grad_norm is not None:
-        callbacks.append(("clip", GradientNormClipping(settings.max_grad_norm)))
-    if settings.verbose and description:
-        callbacks.append(("progress", ProgressLine(description, total)))
-    callbacks.extend(copy.deepcopy(list(settings.callbacks or [])))
-    net = make_net(module, criterion, settings, epochs=epochs, seed=seed, callbacks=callbacks)
-    with isolated_generators(seed, settings.device):
-        net.fit(rows)
+    processes = settings.processes
+    held = initial or {}
+    start = {n: held[n] if n in held else t.detach().to("cpu", copy=True) for n, t in _trained(module)}
+
+    def train(micro_batch_size: int) -> FineTuningNet:
+        callbacks: list[Any] = [("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))]
+        if settings.max_grad_norm is not None:
+            callbacks.append(("clip", GradientNormClipping(settings.max_grad_norm)))
+        if settings.verbose and description:
+            callbacks.append(("progress", ProgressLine(description, total)))
+        callbacks.extend(copy.deepcopy(list(settings.callbacks or [])))
+        net = make_net(
+            module,
+            criterion,
+            settings,
+            epochs=epochs,
+            seed=seed,
+            callbacks=callbacks,
+            micro_batch_size=micro_batch_size,
+        )
+        # every process draws dropout masks of its own
+        with isolated_generators(seed + processes.rank, settings.device), processes.failing_together(settings.device):
+            net.fit(rows)
+        return net
+
+    def restore() -> None:
+        module.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, tensor in _trained(module):
+                tensor.copy_(start[name])
+
+    largest = math.ceil(min(settings.batch_size, len(rows)) / processes.size)
+    what, warn = description or "adaptation", processes.rank == 0
+    net = settings.micro_batches.run(train, largest, what, undo=restore, warn=warn)
     if net.interrupted_:
         raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}")
+    processes.copy_first(tensor for _, tensor in _trained(module))
     net.optimizer_.zero_grad(set_to_none=True)
     net.optimizer_.state.clear()
     net.module_.eval()
     return net
+
+
+def _trained(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """What training can change: parameters that are not frozen, and buffers."""
+    return [(n, p) for n, p in module.named_parameters() if p.requires_grad] + list(module.named_buffers())
 
 
 def epoch_records(net: FineTuningNet) -> list[dict[str, float]]:
@@ -385,6 +383,7 @@ def run_in_batches(
     device: torch.device,
     dtype: torch.dtype,
     description: str = "",
+    columns: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a forward pass over all texts, longest first, without gradients.
 
@@ -401,6 +400,8 @@ def run_in_batches(
         As in `autocast`.
     description : str
         Label of a progress bar; none if empty.
+    columns : mapping of str to ndarray of int, optional
+        Further columns of every batch.
 
     Returns
     -------
@@ -415,10 +416,19 @@ def run_in_batches(
         from tqdm.auto import tqdm
 
         bar = tqdm(desc=description, unit="text", total=len(texts))
+
+    def run(rows: NDArray[np.int64], at_once: int) -> None:
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            batch = {name: t.to(device) for name, t in texts.batch(part).items()}
+            batch.update({name: torch.from_numpy(v[part]).to(device) for name, v in (columns or {}).items()})
+            out[part] = forward(**batch).float().cpu().numpy()
+
+    micro_batches, lengths = MicroBatches(), texts.lengths
     with autocast(device, dtype):
-        for rows in sorted_batches(texts.lengths, max_tokens):
-            batch = {name: t.to(device) for name, t in texts.batch(rows).items()}
-            out[rows] = forward(**batch).float().cpu().numpy()
+        for rows in sorted_batches(lengths, max_tokens):
+            longest = max(1, int(lengths[rows[0]]))
+            micro_batches.run(partial(run, rows), len(rows), description or "inference", row_size=longest)
             if bar is not None:
                 bar.update(len(rows))
     if bar is not None:

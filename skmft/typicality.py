@@ -6,8 +6,11 @@ Pure functions on arrays. Row ``i`` has the embedding ``E(x_i)``, the class ``y[
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
 
@@ -57,26 +60,69 @@ def class_domain_prototypes(
     array([[0.5, 0.5]])
     """
     E = np.asarray(embeddings, dtype=np.float64)
-    cell = np.asarray(domains) * n_classes + np.asarray(y)  # number of (domain, class)
+    y, domains = np.asarray(y), np.asarray(domains)
     w = np.ones(len(E)) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    n_cells = n_domains * n_classes
-    cluster = np.zeros(len(E), dtype=np.int64)
+    cluster = None
     if n_prototypes > 1:
-        for c in np.unique(cell[w > 0]):
-            rows = np.flatnonzero((cell == c) & (w > 0))
-            cluster[rows] = _kmeans(E[rows], w[rows], n_prototypes, random_state)
+        cluster = cluster_cells(E.__getitem__, y, domains, w, n_prototypes=n_prototypes, random_state=random_state)
+    sums = PrototypeSums(n_domains, n_classes, n_prototypes, E.shape[1])
+    sums.add(E, y, domains, w, cluster)
+    return sums.prototypes()
 
-    # one weighted sum for every (domain, class, cluster)
-    slot = cell * n_prototypes + cluster
-    weight = np.bincount(slot, weights=w, minlength=n_cells * n_prototypes)
-    total = np.zeros((n_cells * n_prototypes, E.shape[1]))
-    np.add.at(total, slot, w[:, None] * E)
-    with np.errstate(invalid="ignore"):
-        prototypes = total / np.where(weight > 0, weight, np.nan)[:, None]
-    weight = weight.reshape(n_domains, n_classes, n_prototypes)
-    mass = weight.sum(-1, keepdims=True)
-    shares = np.divide(weight, mass, out=np.zeros_like(weight), where=mass > 0)
-    return prototypes.reshape(n_domains, n_classes, n_prototypes, -1), shares
+
+class PrototypeSums:
+    """Weighted sums of embeddings by domain, class and cluster, from which prototypes follow; added to block by block.
+
+    Parameters
+    ----------
+    n_domains, n_classes, n_prototypes, hidden : int
+        K, M, P and the width of the embeddings.
+    """
+
+    def __init__(self, n_domains: int, n_classes: int, n_prototypes: int, hidden: int) -> None:
+        self.shape = (n_domains, n_classes, n_prototypes)
+        self.weight = np.zeros(n_domains * n_classes * n_prototypes)
+        self.total = np.zeros((len(self.weight), hidden))
+
+    def add(
+        self, embeddings: ArrayLike, y: ArrayLike, domains: ArrayLike, weight: Array, cluster: ArrayLike | None = None
+    ) -> None:
+        """Add rows; `weight` and `cluster` (0 by default) are of shape (n_rows,)."""
+        E = np.asarray(embeddings, dtype=np.float64)
+        _, n_classes, n_prototypes = self.shape
+        slot = (np.asarray(domains) * n_classes + np.asarray(y)) * n_prototypes
+        slot = slot if cluster is None else slot + np.asarray(cluster)
+        self.weight += np.bincount(slot, weights=weight, minlength=len(self.weight))
+        self.total += csr_array((weight, (slot, np.arange(len(E)))), shape=(len(self.weight), len(E))) @ E
+
+    def prototypes(self) -> tuple[Array, Array]:
+        """Prototypes and their shares, as `class_domain_prototypes` returns them."""
+        prototypes = self.total / np.where(self.weight > 0, self.weight, np.nan)[:, None]
+        weight = self.weight.reshape(self.shape)
+        mass = weight.sum(-1, keepdims=True)
+        shares = np.divide(weight, mass, out=np.zeros_like(weight), where=mass > 0)
+        return prototypes.reshape(*self.shape, -1), shares
+
+
+def cluster_cells(
+    read: Callable[[NDArray[np.int64]], NDArray[np.floating]],
+    y: NDArray[np.int64],
+    domains: NDArray[np.int64],
+    sample_weight: Array,
+    *,
+    n_prototypes: int,
+    random_state: int | None,
+) -> NDArray[np.int64]:
+    """Cluster of every row among those of its class and domain, shape (n_rows,), by k-means; 0 for rows of weight 0.
+
+    `read` gives the embeddings of rows, which are asked for one class and domain at a time.
+    """
+    cluster = np.zeros(len(y), dtype=np.int64)
+    used = sample_weight > 0
+    for k, m in np.unique(np.stack([domains[used], y[used]]), axis=1).T:
+        rows = np.flatnonzero((domains == k) & (y == m) & used)
+        cluster[rows] = _kmeans(read(rows).astype(np.float64), sample_weight[rows], n_prototypes, random_state)
+    return cluster
 
 
 def _kmeans(E: Array, w: Array, n_prototypes: int, random_state: int | None) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skmft.encoding import TokenizedTexts, bucketed_batches, sorted_batches, tokenize
+from skmft.encoding import FloatRows, TokenizedTexts, bucketed_batches, sorted_batches, tokenize
 from skmft.networks import find_encoder, load_tokenizer
 
 
@@ -80,3 +80,25 @@ def test_sorted_batches_go_from_longest_to_shortest():
 def test_batch_of_one_empty_row():
     tokens = TokenizedTexts(np.array([], dtype=np.int32), np.array([0, 0]), None, 0)
     assert tokens.batch(np.array([0]))["input_ids"].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("most_bytes", [10**9, 0], ids=["memory", "file"])
+def test_rows_of_float32_written_and_read_in_blocks(most_bytes):
+    E = np.random.default_rng(0).standard_normal((20000, 3)).astype(np.float32)
+    with FloatRows(20000, 3, most_bytes) as stored:
+        for start in range(0, 20000, 7000):
+            stored.write(start, E[start : start + 7000])
+        for part, block in stored.blocks(900):
+            np.testing.assert_array_equal(block, E[part])
+        for some in ([], [0], [5, 8191, 8192, 19999], range(0, 20000, 3)):
+            np.testing.assert_array_equal(stored.take(np.array(some, dtype=np.int64)), E[list(some)])
+        file = stored._file
+    assert file is None if most_bytes else file.closed
+
+
+def test_subset_in_any_order(tokenizer):
+    tokens = tokenize(tokenizer, ["good book", "", "a pan", "the lid is dull"], 8, token_types=True)
+    for rows in ([3, 1, 1], [2], [0, 1, 2, 3]):
+        rows = np.array(rows)
+        sub = tokens.subset(rows)
+        assert [sub.row(i).tolist() for i in range(len(sub))] == [tokens.row(i).tolist() for i in rows]

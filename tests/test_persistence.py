@@ -515,3 +515,81 @@ def test_size_with_head_adaptation(tmp_path):
     everything = sum(sizes.values()) - sizes["arrays.safetensors"]
     assert len([n for n in sizes if n.startswith("domains/")]) == 4
     assert everything <= 1.02 * sizes["encoder/model.safetensors"], sizes
+
+
+@pytest.fixture(scope="module")
+def lora(tiny, data):
+    """Two domains adapted by low-rank adapters, one more by a smaller rank and one by its head."""
+    pytest.importorskip("peft", reason="needs the extra skmft[lora]")
+    X, y, d = data
+    clf = MetaFineTunedClassifier(
+        tiny,
+        adaptation="lora",
+        lora_alpha=5.5,
+        meta_epochs=2,
+        adaptation_epochs=4,
+        learning_rate=3e-3,
+        adaptation_learning_rate=2e-2,
+        batch_size=16,
+        precision="float32",
+        random_state=0,
+    ).fit(X, y, domains=d)
+    clf.set_params(lora_rank=2).adapt(*make_texts(16, seed=3)[:2], "music")
+    return clf.set_params(adaptation="head").adapt(*make_texts(16, seed=4)[:2], "dvd")
+
+
+def test_low_rank_adapters_round_trip_without_peft(lora, data, tmp_path):
+    X = data[0]
+    lora.save(tmp_path / "model")
+    domains = np.resize(["books", "kitchen", "music", "dvd", "nowhere"], len(X)).tolist()
+    code = f"""
+import pickle, sys
+sys.modules["peft"] = None  # an import of it fails
+import torch
+torch.set_num_threads({torch.get_num_threads()})
+from skmft import MetaFineTunedClassifier
+clf = MetaFineTunedClassifier.load({str(tmp_path / "model")!r})
+out = [clf.predict_proba({X!r}, domains={domains!r})]
+out += [clf.predict_proba({X!r}, domains=k) for k in ("books", "music", "dvd")]
+sys.stdout.buffer.write(pickle.dumps(out))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    expected = [lora.predict_proba(X, domains=k) for k in (domains, "books", "music", "dvd")]
+    for ours, theirs in zip(expected, pickle.loads(done.stdout), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    sizes = [(tmp_path / "model" / "domains" / f"{i}.safetensors").stat().st_size for i in range(4)]
+    parameters = [6 * 2 * r * 32 + 2 * 32 + 2 for r in (8, 8, 2, 0)]
+    assert all(size < 4 * n + 2500 for size, n in zip(sizes, parameters)), sizes
+
+
+def adapter_damages(tensors):
+    layer = "encoder.encoder.layer.0.attention.self.query"
+    down, up = tensors[f"{layer}.lora_A"], tensors[f"{layer}.lora_B"]
+    yield {n: t for n, t in tensors.items() if n != f"{layer}.lora_A"}
+    yield {n: t for n, t in tensors.items() if n != f"{layer}.lora_B"}
+    yield {**tensors, f"{layer}.lora_A": down[:3].contiguous()}
+    yield {**tensors, f"{layer}.lora_A": down[:, :5].contiguous()}
+    yield {**tensors, f"{layer}.lora_A": down[:0], f"{layer}.lora_B": up[:, :0].contiguous()}
+    yield {**tensors, f"{layer}.lora_B": up.double()}
+    yield {**tensors, f"{layer}.lora_B": up[None].contiguous()}
+    for other in (
+        "label_head",
+        "encoder.embeddings.word_embeddings",
+        "encoder.encoder.layer.9.attention.self.query",
+        "",
+    ):
+        yield {**tensors, f"{other}.lora_A": torch.zeros(2, 32), f"{other}.lora_B": torch.zeros(2, 2)}
+
+
+def test_adapters_that_do_not_fit(lora, data, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    lora.save(tmp_path / "model")
+    file = tmp_path / "model" / "domains" / "0.safetensors"
+    for tensors in adapter_damages(load_file(file)):
+        save_file(tensors, file)
+        rewrite_manifest(tmp_path / "model")
+        for domains in ("books", np.resize(["books", "music"], len(data[0]))):
+            clf = MetaFineTunedClassifier.load(tmp_path / "model")
+            with pytest.raises(PersistenceError, match=r"0.safetensors does not fit the meta-learner"):
+                clf.predict(data[0], domains=domains)

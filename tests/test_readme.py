@@ -21,6 +21,8 @@ def test_python_blocks_run_and_learn():
     assert blocks
     names = {}
     for block in blocks:
+        if "dask" in block:  # starts a cluster; test_search.py runs it on a tiny encoder
+            continue
         exec(compile(block, str(README), "exec"), names)
     clf = names["clf"]
     assert clf.net_.module_.encoder.config.hidden_size == 384

@@ -6,12 +6,12 @@ import torch
 from conftest import make_texts
 from transformers import get_linear_schedule_with_warmup
 
+from skmft.batches import TrainingRows
 from skmft.corruption import MetaFineTuningLoss
 from skmft.encoding import tokenize
 from skmft.networks import TextClassifier, find_encoder, load_encoder, load_tokenizer
 from skmft.training import (
     LinearWarmupDecay,
-    TrainingRows,
     TrainingSettings,
     auto_epochs,
     epoch_records,

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import reference
 
-from skmft.typicality import class_domain_prototypes, normalized_weights, similarities, typicality
+from skmft.typicality import (
+    PrototypeSums,
+    class_domain_prototypes,
+    cluster_cells,
+    normalized_weights,
+    similarities,
+    typicality,
+)
 
 
 def rows(n_domains, n_classes=3, n=60, missing=False, seed=0):
@@ -90,3 +97,21 @@ def test_normalized_weights():
     w = normalized_weights([0.5, -0.2, 1.0], [1.0, 1.0, 2.0])
     np.testing.assert_allclose(w, np.array([0.5, 0, 2]) / (2.5 / 3))
     np.testing.assert_array_equal(normalized_weights([-1.0, -1.0]), [1.0, 1.0])
+
+
+@pytest.mark.parametrize("P", [1, 3])
+def test_sums_block_by_block(P):
+    E, y, d = rows(3, n=500)
+    w = np.random.default_rng(1).uniform(0, 3, len(y))
+    kwargs = {"n_prototypes": P, "random_state": 0}
+    whole, shares = class_domain_prototypes(E, y, d, n_classes=3, n_domains=3, sample_weight=w, **kwargs)
+    asked = []
+    cluster = cluster_cells(lambda i: asked.append(len(i)) or E[i], y, d, w, **kwargs)
+    assert sorted(asked) == sorted(np.bincount(d * 3 + y))  # a class of a domain at a time
+    sums = PrototypeSums(3, 3, P, E.shape[1])
+    for start in range(0, 500, 60):
+        part = slice(start, start + 60)
+        sums.add(E[part], y[part], d[part], w[part], cluster[part])
+    c, s = sums.prototypes()
+    np.testing.assert_allclose(c, whole, atol=1e-12)
+    np.testing.assert_allclose(s, shares, atol=1e-12)

@@ -1,0 +1,340 @@
+"""How time and memory grow: with texts, domains and a search's candidates; and stage 1 over a million texts.
+
+Every point runs in a fresh process, `--repeats` times, and is kept as a JSON file in cells/scaling; finished ones are skipped.
+Texts are synthetic (4 to 16 common words), seeded, and made when they are read, so that no list of them counts as memory.
+
+    python benchmarks/scaling.py                  # writes results/scaling.md and results/scaling.png
+    python benchmarks/scaling.py --million        # adds stage 1 over 1,000,000 texts (or --million 100000, and says so)
+    python benchmarks/scaling.py --quick          # small sizes, to try it; writes to a temporary folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from skorch.callbacks import Callback
+from tasks import HERE, machine
+
+from skmft import MetaFineTunedClassifier
+
+WORDS = (
+    "the of and a to in is it that was for on are with as his they be at one have this from or had by hot word but what some "
+    "we can out other were all there when up use your how said an each she which do their time if will way about many then "
+    "them write would like so these her long make thing see him two has look more day could go come did number sound no most "
+    "people over know water than call first who may down side been now find any new work part take get place made live where "
+    "after back little only round man year came show every good me give our under name very through just form sentence great"
+).split()
+STEPS = 20  # training steps of a point that trains on a part of an epoch
+SERIES: dict[str, list[int]] = {
+    "texts": [1000, 2000, 4000, 8000, 16000, 32000, 64000],
+    "domains, full": [1, 2, 4, 8, 16, 32],
+    "domains, head": [1, 2, 4, 8, 16, 32],
+    "candidates": [1, 2, 4, 8, 16],
+}
+QUICK = {"texts": [1000, 2000], "domains, full": [1, 2], "domains, head": [1, 2], "candidates": [1, 2]}
+ROWS_A_DOMAIN = 64
+SEARCH_ROWS = 256
+SMALL = 10_000  # texts that a million are compared with
+
+
+class SyntheticTexts(Sequence):
+    """`n` texts, each a function of its number and the seed alone."""
+
+    block = 1024
+
+    def __init__(self, n: int, seed: int = 0):
+        self.n, self.seed = n, seed
+
+    def __len__(self):
+        return self.n
+
+    def _make(self, number: int) -> list[str]:
+        rng = np.random.default_rng([self.seed, number])
+        lengths = rng.integers(4, 17, size=self.block)
+        words = iter(rng.integers(len(WORDS), size=lengths.sum()).tolist())
+        return [" ".join(WORDS[next(words)] for _ in range(k)) for k in lengths.tolist()]
+
+    def __getitem__(self, key):
+        if not isinstance(key, slice):
+            return self[key : key + 1 or None][0]
+        rows = range(*key.indices(self.n))
+        made = {number: self._make(number) for number in sorted({i // self.block for i in rows})}
+        return [made[i // self.block][i % self.block] for i in rows]
+
+
+def labels(n: int, n_domains: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes 0 and 1, domains 0 to K - 1, every pair of them alike."""
+    return np.arange(n) % 2, np.arange(n) // 2 % n_domains
+
+
+def memory(name: str) -> float:
+    """VmRSS (now) or VmHWM (most so far) of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def reset_peak() -> None:
+    """Make VmHWM count from now on."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+class Stopped(Exception):
+    """Raised where enough is measured."""
+
+
+class StopAfter(Callback):
+    """Ends a fit after some steps of stage 2; notes what stage 1 and these steps took."""
+
+    noted: dict[str, float] = {}
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def on_train_begin(self, net, **kwargs):
+        self.noted.update(start=time.perf_counter(), resident=memory("VmRSS"), peak=memory("VmHWM"))
+        self.left_ = self.steps
+        if not self.steps:
+            raise Stopped
+
+    def on_batch_end(self, net, **kwargs):
+        self.left_ -= 1
+        if not self.left_:
+            self.noted["steps"] = time.perf_counter() - self.noted["start"]
+            raise Stopped
+
+
+def fit_until(n: int, steps: int) -> dict[str, float]:
+    """Seconds of a fit up to stage 2, and of its first steps."""
+    y, d = labels(n, 4)
+    clf = MetaFineTunedClassifier(random_state=0, callbacks=[StopAfter(steps)])
+    start = time.perf_counter()
+    try:
+        clf.fit(SyntheticTexts(n), y, domains=d)
+    except Stopped:
+        pass
+    return {**StopAfter.noted, "stage1": StopAfter.noted["start"] - start}
+
+
+def warm_up() -> tuple[float, float]:
+    """Seconds of stage 1 of 64 texts, most of it loading, and the resident memory at its end: that of a loaded encoder."""
+    fit_until(64, 0)  # loads what is loaded once
+    runs = [fit_until(64, 0) for _ in range(3)]
+    reset_peak()
+    return statistics.median(r["stage1"] for r in runs), max(r["resident"] for r in runs)
+
+
+def measure_texts(n: int) -> dict[str, Any]:
+    constant, base = warm_up()
+    noted = fit_until(n, STEPS)
+    return {
+        "stage 1 (s)": noted["stage1"] - constant,
+        f"{STEPS} steps (s)": noted["steps"],
+        "stage 1, peak (MiB)": noted["peak"] - base,
+    }
+
+
+def measure_domains(n_domains: int, adaptation: str) -> dict[str, Any]:
+    n = ROWS_A_DOMAIN * n_domains
+    y, d = labels(n, n_domains)
+    X = SyntheticTexts(n)
+    _, base = warm_up()
+    clf = MetaFineTunedClassifier(random_state=0, meta_epochs=1, adaptation=adaptation)
+    taken = seconds(lambda: clf.fit(X, y, domains=d))
+    fitted = memory("VmRSS") - base
+    peak = memory("VmHWM") - base
+    rows = 32 * ROWS_A_DOMAIN  # as many for every K
+    mixed = labels(rows, n_domains)[1]
+    clf.predict(SyntheticTexts(64), domains=mixed[:64])
+    predicting = seconds(lambda: clf.predict(SyntheticTexts(rows), domains=mixed))
+    return {
+        "fit (s)": taken,
+        f"predict {rows} mixed rows (s)": predicting,
+        "fitted (MiB)": fitted,
+        "fit, peak (MiB)": peak,
+    }
+
+
+def measure_candidates(candidates: int) -> dict[str, Any]:
+    from sklearn.model_selection import GridSearchCV
+
+    y, d = labels(SEARCH_ROWS, 4)
+    frame = pd.DataFrame({"text": SyntheticTexts(SEARCH_ROWS)[:], "domain": d})
+    _, base = warm_up()
+    with tempfile.TemporaryDirectory() as folder:
+        clf = MetaFineTunedClassifier(
+            random_state=0, meta_epochs=1, adaptation=None, domain_column="domain", memory=folder
+        )
+        grid = {"corruption_weight": np.linspace(0.01, 1, candidates).tolist()}
+        search = GridSearchCV(clf, grid, cv=2, refit=False, error_score="raise")
+        taken = seconds(lambda: search.fit(frame, y))
+    return {"search (s)": taken, "search, peak (MiB)": memory("VmHWM") - base}
+
+
+def measure_million(n: int) -> dict[str, Any]:
+    constant, base = warm_up()
+    small = [fit_until(SMALL, 0)["stage1"] - constant for _ in range(3)]
+    reset_peak()
+    noted = fit_until(n, 0)
+    taken, peak = noted["stage1"] - constant, noted["peak"] - base
+    small += [fit_until(SMALL, 0)["stage1"] - constant for _ in range(3)]  # machines drift: before and after
+    return {
+        "texts": n,
+        "stage 1 (s)": taken,
+        "peak (MiB)": peak,
+        "base (MiB)": base,
+        "microseconds a text": taken / n * 1e6,
+        f"microseconds a text at {SMALL:,}": statistics.median(small) / SMALL * 1e6,
+        f"seconds at {SMALL:,}": small,
+        "ratio": (taken / n) / (statistics.median(small) / SMALL),
+    }
+
+
+def measure(series: str, x: int) -> dict[str, Any]:
+    if series.startswith("domains"):
+        point = measure_domains(x, series.split(", ")[1])
+    else:
+        kinds = {"texts": measure_texts, "candidates": measure_candidates, "million": measure_million}
+        point = kinds[series](x)
+    return {"machine": machine(), "values": point}
+
+
+def run_point(folder: Path, series: str, x: int, repeat: int) -> dict[str, Any]:
+    """One point, from its file or by a fresh process."""
+    cell = folder / f"{series.replace(', ', '_')}_{x}_{repeat}.json"
+    if not cell.exists():
+        command = [sys.executable, __file__, "--point", series, str(x)]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        cell.write_text(run.stdout.splitlines()[-1] + "\n")
+        print(cell.name, cell.read_text().strip(), flush=True)
+    return json.loads(cell.read_text())
+
+
+def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Slope and intercept of the least-squares line, and the growth exponent between the two largest points."""
+    slope, intercept = np.polyfit(x, y, 1)
+    exponent = np.log(max(y[-1], 1e-9) / max(y[-2], 1e-9)) / np.log(x[-1] / x[-2])
+    return slope, intercept, exponent
+
+
+def report(points: dict[str, dict[int, dict[str, float]]], big: dict[str, Any] | None, about: list[str]) -> str:
+    lines = ["# Cost growth", "", *about]
+    for series, by_x in points.items():
+        xs = list(by_x)
+        header = " | ".join(f"{x:,}" for x in xs)
+        one = {"texts": "a text", "candidates": "a candidate"}.get(series, "a domain")
+        lines += ["", f"## {series}", "", f"| | {header} | {one} | at 0 | exponent |", "| --- " * (len(xs) + 4) + "|"]
+        for name in by_x[xs[0]]:
+            values = [by_x[x][name] for x in xs]
+            slope, intercept, exponent = line(xs, values)
+            shown = " | ".join(f"{v:.2f}" if "(s)" in name else f"{v:.0f}" for v in values)
+            lines.append(f"| {name} | {shown} | {slope:.3g} | {intercept:.3g} | {exponent:.2f} |")
+    if big is not None:
+        n = big["texts"]
+        extrapolated = "" if n >= 10**6 else f" A million would take {big['microseconds a text']:.0f} s (extrapolated)."
+        lines += [
+            "",
+            f"## Stage 1 over {n:,} texts",
+            "",
+            f"{big['stage 1 (s)']:.0f} s, {big['microseconds a text']:.0f} microseconds a text against "
+            f"{big[f'microseconds a text at {SMALL:,}']:.0f} at {SMALL:,} texts (median of 6 runs in the same process, "
+            f"before and after): ratio {big['ratio']:.3f}. Peak resident memory {big['peak (MiB)']:.0f} MiB over the "
+            f"{big['base (MiB)']:.0f} MiB of the process with the encoder loaded.{extrapolated}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), layout="constrained")
+    for column, kind in enumerate(("texts", "domains", "candidates")):
+        for row, unit in enumerate(("(s)", "(MiB)")):
+            axis = axes[row, column]
+            for series, by_x in points.items():
+                if not series.startswith(kind):
+                    continue
+                for name in next(iter(by_x.values())):
+                    if unit in name:
+                        label = name.replace(unit, "").strip() + series.removeprefix(kind)
+                        axis.plot(list(by_x), [v[name] for v in by_x.values()], marker="o", label=label)
+            axis.set(xlabel=kind, ylabel="seconds" if row == 0 else "MiB over the loaded encoder")
+            axis.set_xlim(0)
+            axis.set_ylim(0)
+            axis.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--million", type=int, nargs="?", const=10**6, metavar="TEXTS")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--point", nargs=2, metavar=("SERIES", "X"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.point:
+        print(json.dumps(measure(args.point[0], int(args.point[1]))))
+        return
+    folder, results, sizes = HERE / "cells" / "scaling", HERE / "results", SERIES
+    if args.quick:
+        folder = results = Path(tempfile.mkdtemp())
+        sizes, args.repeats, args.million = QUICK, 1, 40_000
+    points: dict[str, dict[int, dict[str, float]]] = {}
+    machines = set()
+    for series, xs in sizes.items():
+        points[series] = {}
+        for x in xs:
+            runs = [run_point(folder, series, x, r) for r in range(args.repeats)]
+            machines |= {r["machine"] for r in runs}
+            names = runs[0]["values"]
+            points[series][x] = {name: statistics.median(r["values"][name] for r in runs) for name in names}
+    big = None
+    if args.million:
+        cell = run_point(folder, "million", args.million, 0)
+        big, machines = cell["values"], machines | {cell["machine"]}
+    command = "python benchmarks/scaling.py" + (f" --million {args.million}" if args.million else "")
+    about = [
+        f"`{command}`: all-MiniLM-L6-v2 at the default settings, synthetic texts of 4 to 16 common words; every point in "
+        f"a fresh process, median of {args.repeats}. Seconds of stage 1 contain reading and tokenizing the texts, but not the "
+        "constant of a fit (of 64 texts: loading weights, mostly). Memory is resident memory over that of the same process "
+        f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one "
+        f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
+        "one epoch, `memory=`. "
+        f"Machine: {'; '.join(sorted(machines))}.",
+        "",
+        "The last three columns: slope and intercept of the least-squares line, and the exponent of growth between the two "
+        "largest points (1 is linear).",
+        "",
+        "![Time and memory against texts, domains and candidates](scaling.png)",
+    ]
+    text = report(points, big, about)
+    (results / "scaling.md").write_text(text)
+    draw(points, results / "scaling.png")
+    print(text)
+    print(results / "scaling.md")
+
+
+if __name__ == "__main__":
+    main()
