@@ -351,7 +351,7 @@ def plan(args: argparse.Namespace) -> list[Cell]:
 
 
 def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]]) -> float:
-    """Seconds that a cell will take: those of finished ones, else by the rows that pass through the encoder."""
+    """CPU seconds that a cell will take: those of finished ones, else by the rows that pass through the encoder."""
     seen = measured.get((cell.task, str(cell.shots), cell.method))
     if seen:
         return float(np.median(seen))
@@ -481,7 +481,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) -> None:
     table = pd.DataFrame([{**vars(c), "hours": seconds[c] / 3600} for c in cells])
-    print(f"{n_finished} cells are finished, {len(cells)} to do, about {sum(seconds.values()) / 3600:.1f} hours")
+    print(f"{n_finished} cells are finished, {len(cells)} to do, about {sum(seconds.values()) / 3600:.1f} CPU hours")
     if cells:
         sums = table.groupby(["task", "method"])["hours"].sum().unstack("task", fill_value=0)
         print(sums.assign(all=sums.sum(axis=1)).sort_values("all").to_string(float_format="{:.2f}".format))
@@ -520,7 +520,7 @@ def main(argv: list[str] | None = None) -> int:
     measured: dict[tuple[str, str, str], list[float]] = {}
     for path in args.cells.glob("*.json"):
         c = json.loads(path.read_text())
-        measured.setdefault((c["task"], str(c["shots"]), c["method"]), []).append(c["cell_seconds"])
+        measured.setdefault((c["task"], str(c["shots"]), c["method"]), []).append(c["cpu_seconds"])
     todo = [cell for cell in wanted if cell not in set(finished)]
     seconds = {cell: estimate(cell, measured) for cell in todo}
     todo.sort(key=lambda cell: (seconds[cell], cell.seed, cell.name))
