@@ -168,7 +168,9 @@ def tfidf(data: Data) -> Results:
     vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
     features = ColumnTransformer([(c, vectorizer, c) for c in columns])
     start = time.perf_counter()
-    clf = choose_c(make_pipeline(features, LinearSVC()), "linearsvc__C", data.train, data.train["y"], data.seed)
+    clf = choose_c(
+        make_pipeline(features, LinearSVC(max_iter=20_000)), "linearsvc__C", data.train, data.train["y"], data.seed
+    )
     return {"tfidf": (clf.predict(data.test), time.perf_counter() - start)}
 
 
@@ -271,7 +273,7 @@ def trainer(data: Data) -> Results:
         seconds = time.perf_counter() - start
         logits = run.predict(rows(data.test)).predictions
     data.about.update(
-        steps=run.state.global_step, settings={"learning_rate": arguments.learning_rate, "bf16": arguments.bf16}
+        steps=run.state.global_step, settings={"learning_rate": arguments.learning_rate}, bf16=arguments.bf16
     )
     return {"trainer": (np.array(classes, dtype=object)[logits.argmax(1)], seconds)}
 
@@ -431,8 +433,11 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """At once: there is the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def is_finished(cell: Cell, folder: Path, common: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ ABLATIONS = ("tw", "dc")
 GIVES = {"mft": ("meta", "adapted"), "embeddings": ("embeddings", "embeddings_single")}  # by one fit
 TASKS = {"amazon": "reviews", "mnli": "inference", "hypernyms": "hypernyms"}
 REPLICATES = 10_000
+ALL = "all"  # the mean over tasks of the mean over their shots
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styles tell more
     "adapted": ("#000000", "-", "o"),
     "meta": ("#000000", "--", "o"),
@@ -120,8 +121,8 @@ def _rng(*key: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32("/".join(key).encode()), 20201116])
 
 
-def resample_rows(scores: Scores, replicates: int = REPLICATES) -> dict[tuple[Column, str, int], np.ndarray]:
-    """Accuracy of every score under resampled test rows, each of shape (replicates,): the mean over domains.
+def resample_rows(scores: Scores) -> dict[tuple[Column, str, int], np.ndarray]:
+    """Accuracy of every score under resampled test rows, each of shape (REPLICATES,): the mean over domains.
 
     The rows of a domain are drawn with replacement, in a replicate the same ones for all methods, shots and seeds that are
     scored on them.
@@ -134,18 +135,18 @@ def resample_rows(scores: Scores, replicates: int = REPLICATES) -> dict[tuple[Co
     out = {}
     for source, entries in sorted(on.items()):
         domains = sorted(entries[0][1].correct)
-        total = np.zeros((replicates, len(entries)))
+        total = np.zeros((REPLICATES, len(entries)))
         for domain in domains:
             right = np.stack([score.correct[domain] for _, score in entries], axis=1).astype(np.float64)
             n = len(right)
-            counts = _rng("rows", source, domain).multinomial(n, np.full(n, 1 / n), size=replicates)
+            counts = _rng("rows", source, domain).multinomial(n, np.full(n, 1 / n), size=REPLICATES)
             total += counts @ right / n
         out.update({key: total[:, i] / len(domains) for i, (key, _) in enumerate(entries)})
     return out
 
 
 def resample_seeds(column: Column, seeds: Sequence[int], values: np.ndarray) -> np.ndarray:
-    """Mean over seeds drawn with replacement, shape (replicates,), of values (replicates, n_seeds)."""
+    """Mean over seeds drawn with replacement, shape (REPLICATES,), of values (REPLICATES, n_seeds)."""
     n = len(seeds)
     counts = _rng("seeds", column.task, column.shots).multinomial(n, np.full(n, 1 / n), size=len(values))
     return (counts * values).sum(axis=1) / n
@@ -165,13 +166,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted[np.argsort(order, kind="stable")]
 
 
-def compare(scores: Scores, ours: str, replicates: int = REPLICATES) -> pd.DataFrame:
+def compare(scores: Scores, ours: str) -> pd.DataFrame:
     """`ours` less every other method, in points: a row for each task, shots and method, and for each method over all.
 
     "Over all" is the mean over tasks of the mean over their shot counts, where both have cells. Holm's adjustment is over
     all rows of this frame.
     """
-    resampled = resample_rows(scores, replicates)
+    resampled = resample_rows(scores)
     rows, drawn = [], defaultdict(lambda: defaultdict(list))
     for column, methods in scores.items():
         for other in methods:
@@ -208,7 +209,7 @@ def compare(scores: Scores, ours: str, replicates: int = REPLICATES) -> pd.DataF
         rows.append(
             {
                 "other": other,
-                "column": None,
+                "column": ALL,
                 "tasks": list(tasks),
                 "seeds": min(r["seeds"] for r in own),
                 "difference": np.mean(means),
@@ -274,11 +275,11 @@ def differences(scores: Scores, ours: str) -> list[str]:
     frame = compare(scores, ours)
     if not len(frame):
         return []
-    columns = [*scores, None]
+    columns = [*scores, ALL]
     rows, long = [], []
     for other in [n for n in NAMES if n in set(frame["other"])]:
         own = {row.column: row for row in frame[frame["other"] == other].itertuples()}
-        every = own[None]
+        every = own[ALL]
         left_out = (
             "" if len(every.tasks) == len({c.task for c in scores}) else f" ({', '.join(map(TASKS.get, every.tasks))})"
         )
@@ -291,10 +292,10 @@ def differences(scores: Scores, ours: str) -> list[str]:
             r = own[c]
             half = "" if math.isnan(r.t) else f"± {r.t:.1f}"
             long.append(
-                [NAMES[other], "all" if c is None else str(c), str(r.seeds), f"{r.difference:+.2f}", half]
+                [NAMES[other], str(c), str(r.seeds), f"{r.difference:+.2f}", half]
                 + [f"{r.low:+.2f} to {r.high:+.2f}", f"{r.p:.4f}", f"{r.holm:.4f}", f"{r.win} / {r.tie} / {r.loss}"]
             )
-    baselines = frame[frame["column"].notna() & ~frame["other"].isin([*OURS, *ABLATIONS])]
+    baselines = frame[(frame["column"] != ALL) & ~frame["other"].isin([*OURS, *ABLATIONS])]
     best = []
     for column in scores:
         own = baselines[baselines["column"] == column]
