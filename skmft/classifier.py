@@ -368,6 +368,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         torch.OutOfMemoryError
             If the device cannot hold what a single row needs.
         """
+        return self._fit(X, y, domains, sample_weight, meta_fine_tune)
+
+    def _fit(self, X: Any, y: ArrayLike, domains: Any, sample_weight: ArrayLike | None, stage_2: Any) -> Any:
+        """`fit`, with a stage 2 that takes and returns what `meta_fine_tune` does."""
         self._check_parameters()
         texts, column, columns = read_texts(X, self.domain_column)
         y = read_labels(y, len(texts))
@@ -406,14 +410,14 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
                 "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
         history: list[dict[str, Any]] = []
         t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
-        net = meta_fine_tune(run, encoder, rows.where(used), t[used], classes, names, layers, history)
+        net = stage_2(run, encoder, rows.where(used), t[used], classes, names, layers, history)
         adapted = {}
         if self.adaptation is not None and not no_domains:
             for k, name in enumerate(names.tolist()):

@@ -54,6 +54,16 @@ def draw_corrupted_labels(
     return z
 
 
+def domain_head(hidden_size: int, n_domains: int) -> nn.Sequential:
+    """Dense, tanh, dropout, linear: from a pooled vector to the logits of a domain."""
+    return nn.Sequential(
+        nn.Linear(hidden_size, hidden_size),
+        nn.Tanh(),
+        nn.Dropout(0.1),
+        nn.Linear(hidden_size, n_domains),
+    )
+
+
 class CorruptionHead(nn.Module):
     """Predicts the corrupted domain label: ``q = softmax(head(pool(h_l(x)) + D[k]))`` for every chosen layer l.
 
@@ -73,15 +83,7 @@ class CorruptionHead(nn.Module):
         self.layers = list(layers)
         self.domain_embedding = nn.Embedding(n_domains, hidden_size)
         nn.init.normal_(self.domain_embedding.weight, std=0.02)
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(hidden_size, hidden_size),
-                nn.Tanh(),
-                nn.Dropout(0.1),
-                nn.Linear(hidden_size, n_domains),
-            )
-            for _ in self.layers
-        )
+        self.heads = nn.ModuleList(domain_head(hidden_size, n_domains) for _ in self.layers)
 
     def forward(self, pooled: Sequence[torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
         """Logits of shape (n_layers, batch, n_domains) from the pooled vectors of each layer."""

@@ -9,7 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
+from skorch.callbacks import Callback
 
 from .adaptation import adapt_to_domain, can_adapt
-from .batches import TrainingRows
+from .batches import Redraw, TrainingRows
 from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_labels
 from .encoding import CHUNK_ROWS, FloatRows, RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
@@ -280,7 +281,8 @@ def meta_fine_tune(
     with run.generators("label head"):
         module = TextClassifier(encoder, len(classes), run.params.pooling)
     corruption_weight = run.params.corruption_weight if len(names) > 1 else 0.0
-    columns, redraw = {}, {}
+    columns: dict[str, NDArray[np.int64]] = {}
+    redraw: dict[str, Redraw] = {}
     if corruption_weight > 0:
         with run.generators("corruption head"):
             hidden = encoder.config.hidden_size
@@ -292,19 +294,49 @@ def meta_fine_tune(
             n_domains=len(names),
             method=run.params.corruption_labels,
         )
+    criterion = partial(MetaFineTuningLoss, corruption_weight)
+    return train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw)
+
+
+def meta_epochs(params: Any, n_rows: int) -> int:
+    """Epochs of stage 2 on so many rows."""
+    if params.meta_epochs == "auto":
+        return auto_epochs(n_rows, params.batch_size, **META_EPOCHS)
+    return params.meta_epochs
+
+
+def train_stage_2(
+    run: Run,
+    module: TextClassifier,
+    rows: Rows,
+    t: NDArray[np.float64],
+    classes: NDArray[Any],
+    criterion: Callable[[], Any],
+    history: list[dict[str, Any]],
+    columns: Mapping[str, NDArray[np.int64]] | None = None,
+    redraw: Mapping[str, Redraw] | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    epochs: int | None = None,
+    description: str = "meta fine-tuning",
+) -> FineTuningNet:
+    """Train a module on rows weighted by t, by the settings of stage 2.
+
+    `columns`, `redraw` and `criterion` are as in `TrainingRows` and `fine_tune`; `callbacks` come before the user's;
+    `epochs` are those of ``meta_epochs`` unless given.
+    """
     balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
     weight = normalized_weights(t, rows.sample_weight, balance)
-    epochs = run.params.meta_epochs
-    if epochs == "auto":
-        epochs = auto_epochs(len(weight), run.params.batch_size, **META_EPOCHS)
+    epochs = epochs or meta_epochs(run.params, len(weight))
+    settings = run.settings(run.params.learning_rate)
     net = fine_tune(
         module,
         TrainingRows(rows.tokens, rows.labels, weight, columns, redraw),
-        partial(MetaFineTuningLoss, corruption_weight),
-        run.settings(run.params.learning_rate),
+        criterion,
+        replace(settings, callbacks=[*callbacks, *(settings.callbacks or [])]),
         epochs=epochs,
         seed=run.derive("meta"),
-        description="meta fine-tuning",
+        description=description,
     )
     history.extend({"stage": "meta", "epochs": epochs, **r} for r in epoch_records(net))
     return net

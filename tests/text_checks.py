@@ -27,6 +27,11 @@ def close(a, b, atol=1e-5):
     np.testing.assert_allclose(a, b, atol=atol)
 
 
+def own_models(clf):
+    """The domains' own models, of the estimator or of the engine that a baseline holds."""
+    return getattr(clf, "classifier_", clf).adapted_weights_
+
+
 def check_init_only_stores(make, X, y, d):
     for name, default in inspect.signature(type(make()).__init__).parameters.items():
         if default.default is inspect.Parameter.empty:
@@ -121,8 +126,9 @@ def check_global_state_is_left_alone(make, X, y, d):
         before = state()
         clf = make(random_state=seed).fit(X, y, domains=d)
         clf.predict(X, domains=d)
-        clf.typicality(X, y, d)
-        clf.adapt(X[:8], y[:8], "new")
+        if hasattr(clf, "adapt"):
+            clf.typicality(X, y, d)
+            clf.adapt(X[:8], y[:8], "new")
         assert state() == before
 
 
@@ -137,6 +143,9 @@ def check_not_fitted(make, X, y, d):
         "adapt": (X, y, "new"),
     }
     for method, args in calls.items():
+        if not hasattr(make(), method):
+            assert method in ("transform", "typicality", "adapt")
+            continue
         try:
             getattr(make(), method)(*args)
         except NotFittedError:
@@ -225,7 +234,7 @@ def check_domains_come_back_as_given(make, X, y, d):
         values = domains if isinstance(domains, list) else np.asarray(domains).tolist()
         assert clf.domains_.tolist() == sorted(set(values))
         np.testing.assert_array_equal(clf.predict_proba(X), as_text)
-        assert set(clf.adapted_weights_) == set(values)
+        assert set(own_models(clf)) == set(values)
         assert np.abs(clf.predict_proba(X, domains=domains) - as_text).max() > 0
 
 
@@ -236,9 +245,10 @@ def check_weight_zero_is_absence(make, X, y, d):
     a = make().fit(X, y, domains=d, sample_weight=weight)
     b = make().fit([X[i] for i in kept], y[kept], domains=d[kept], sample_weight=weight[kept])
     np.testing.assert_array_equal(a.predict_proba(X, domains=d), b.predict_proba(X, domains=d))
-    np.testing.assert_array_equal(a.prototypes_, b.prototypes_)
-    np.testing.assert_array_equal(a.typicality_[kept], b.typicality_)
-    assert len(a.typicality_) == len(X)
+    if hasattr(a, "typicality"):
+        np.testing.assert_array_equal(a.prototypes_, b.prototypes_)
+        np.testing.assert_array_equal(a.typicality_[kept], b.typicality_)
+        assert len(a.typicality_) == len(X)
 
 
 def check_weights_count_relatively(make, X, y, d):
@@ -260,7 +270,7 @@ def check_refit_forgets(make, X, y, d):
     fresh = make().fit(X[half:], y[half:], domains=d[half:])
     np.testing.assert_array_equal(clf.predict_proba(X, domains=d), fresh.predict_proba(X, domains=d))
     assert set(vars(clf)) == set(vars(fresh))
-    assert set(clf.adapted_weights_) == set(fresh.adapted_weights_)
+    assert set(own_models(clf)) == set(own_models(fresh))
 
 
 def check_pickles(make, X, y, d):
@@ -270,6 +280,8 @@ def check_pickles(make, X, y, d):
     expected = clf.predict_proba(X, domains=d)
     restored = pickle.loads(pickle.dumps(clf))
     np.testing.assert_array_equal(restored.predict_proba(X, domains=d), expected)
+    if not hasattr(clf, "adapt"):
+        return
     np.testing.assert_array_equal(restored.typicality(X, y, d), clf.typicality(X, y, d))
     np.testing.assert_array_equal(
         restored.adapt(X[:8], y[:8], "new").predict_proba(X, domains="new"),

@@ -1,0 +1,558 @@
+"""Few-shot learning curves on the paper's three tasks: every method, shot count and seed a cell, one JSON file each.
+
+Within a cell's task, shots and seed, all methods learn from the same rows and are scored on the same frozen test rows. All
+methods that fine-tune take the same number of optimiser steps a model: those of stage 2 at the defaults, batches of 32 rows
+(stage 3 comes on top; of "single", every domain's model takes them). The cells that cost least come first; finished cells are
+skipped, so that a run can be stopped at any time and gone on with later. `report.py` makes tables and curves of the cells.
+
+    python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
+    python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold
+    python benchmarks/few_shot.py --shots 16 64 256 1000     # a column or two of each task
+    python benchmarks/few_shot.py --verify 3                 # runs 3 finished cells again and compares
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tasks import HERE, draw, inputs, machine, split, text_columns
+
+from skmft import MetaFineTunedClassifier
+from skmft.baselines import (
+    DomainAdversarialClassifier,
+    MixedDomainClassifier,
+    MultiTaskClassifier,
+    SingleDomainClassifier,
+)
+from skmft.networks import DEFAULT_MODEL, find_encoder
+from skmft.stages import META_EPOCHS
+from skmft.training import auto_epochs, has_native_bfloat16, resolve_device
+
+CELLS = HERE / "cells" / "few_shot"
+FEW = (8, 16, 32, 64, 128, "full")
+SHOTS = {"amazon": FEW, "mnli": (64, 256, 1000, 4000), "hypernyms": FEW}  # labelled rows a domain
+DOMAINS = {"amazon": 4, "mnli": 5, "hypernyms": 3}
+HYPERNYM_SPLITS = 5  # few pairs of vehicles are left in one split of the terms, so seeds take turns among these
+NAMES = {  # what is scored; one fit may give two
+    "tfidf": "TF-IDF + linear SVM",
+    "embeddings": "un-tuned embeddings + logistic regression",
+    "embeddings_single": "the same, a domain alone",
+    "setfit": "SetFit",
+    "trainer": "Hugging Face Trainer on the mix",
+    "single": "S: fine-tuning, a domain alone",
+    "mix": "Mix: fine-tuning on the mix",
+    "mtl": "MTL: shared encoder, a head a domain",
+    "adv": "Adv: domain-adversarial",
+    "tw": "TW: typicality weights alone",
+    "dc": "DC: domain corruption alone",
+    "meta": "MFT: meta-learner",
+    "adapted": "MFT: adapted to each domain",
+}
+SETFIT_PAIRS = 16  # a batch, so that a step reads 32 texts as everywhere else
+SETFIT_STEPS = 120  # at most, so that a cell takes less than 10 minutes on two cores
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training set and one method."""
+
+    task: str
+    shots: int | str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.shots}-{self.method}-{self.seed}"
+
+    @property
+    def source(self) -> str:
+        """The task's name in `tasks`."""
+        return f"hypernyms {self.seed % HYPERNYM_SPLITS}" if self.task == "hypernyms" else self.task
+
+
+@dataclass
+class Data:
+    """Rows of one cell, and the settings that all estimators share."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    seed: int
+    common: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)  # steps, settings; goes into the file
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of stage 2 on these rows: the budget of every model that is fine-tuned."""
+        return budget(len(self.train), self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return MetaFineTunedClassifier().batch_size
+
+
+def budget(n_rows: int, batch_size: int = 32) -> int:
+    return auto_epochs(n_rows, batch_size, **META_EPOCHS) * math.ceil(n_rows / batch_size)
+
+
+Results = dict[str, tuple[np.ndarray, float]]  # of a name in NAMES: predicted labels, seconds of fitting
+
+
+# ---------------------------------------------------------------------- methods
+
+
+def ours(cls: type, **params: Any) -> Callable[[Data], Any]:
+    def make(data: Data) -> Any:
+        return cls(random_state=data.seed, **data.common, **params)
+
+    return make
+
+
+def fit(data: Data, make: Callable[[Data], Any]) -> tuple[Any, float]:
+    clf = make(data)
+    start = time.perf_counter()
+    clf.fit(inputs(data.train), data.train["y"].to_numpy(), domains=data.train["domain"].to_numpy())
+    sizes = data.train["domain"].value_counts()
+    epochs = [h for h in clf.history_ if h["stage"] == "meta"]
+    rows = [sizes[h["domain"]] if "domain" in h else len(data.train) for h in epochs]
+    data.about["steps"] = int(sum(math.ceil(n / clf.batch_size) for n in rows))
+    return clf, time.perf_counter() - start
+
+
+def one_model(name: str, make: Callable[[Data], Any]) -> Callable[[Data], Results]:
+    def run(data: Data) -> Results:
+        clf, seconds = fit(data, make)
+        return {name: (clf.predict(inputs(data.test), domains=data.test["domain"].to_numpy()), seconds)}
+
+    run.make = make  # type: ignore[attr-defined]
+    return run
+
+
+def mft(data: Data) -> Results:
+    """One fit for both: the meta-learner, and what stage 3 makes of it."""
+    clf, seconds = fit(data, mft.make)
+    adapting = sum(h.get("seconds", 0.0) for h in clf.history_ if h["stage"] == "adaptation")
+    X = inputs(data.test)
+    return {
+        "meta": (clf.predict(X), seconds - adapting),
+        "adapted": (clf.predict(X, domains=data.test["domain"].to_numpy()), seconds),
+    }
+
+
+mft.make = ours(MetaFineTunedClassifier)  # type: ignore[attr-defined]
+
+
+def tfidf(data: Data) -> Results:
+    """Words and pairs of words of each text, all domains together; C by cross-validation on the training rows."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    columns = text_columns(data.train)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
+    features = ColumnTransformer([(c, vectorizer, c) for c in columns])
+    start = time.perf_counter()
+    clf = choose_c(
+        make_pipeline(features, LinearSVC(max_iter=20_000)), "linearsvc__C", data.train, data.train["y"], data.seed
+    )
+    return {"tfidf": (clf.predict(data.test), time.perf_counter() - start)}
+
+
+def embeddings(data: Data) -> Results:
+    """Logistic regression on sentence-transformers' embeddings, all domains together and each alone.
+
+    Of a pair (u, v) the features are u, v, |u - v| and u * v (Conneau et al., EMNLP 2017); C by cross-validation.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    start = time.perf_counter()
+    Z, y, d = embed(data.train, data.common["model"]), data.train["y"].to_numpy(), data.train["domain"].to_numpy()
+    embedding = time.perf_counter() - start
+    Z_test, d_test = embed(data.test, data.common["model"]), data.test["domain"].to_numpy()
+    start = time.perf_counter()
+    clf = choose_c(LogisticRegression(max_iter=2000), "C", Z, y, data.seed)
+    pooled, seconds = clf.predict(Z_test), time.perf_counter() - start
+    start, alone = time.perf_counter(), np.empty(len(Z_test), dtype=object)
+    for domain in sorted(set(d)):
+        own = choose_c(LogisticRegression(max_iter=2000), "C", Z[d == domain], y[d == domain], data.seed)
+        alone[d_test == domain] = own.predict(Z_test[d_test == domain])
+    return {
+        "embeddings": (pooled, embedding + seconds),
+        "embeddings_single": (alone, embedding + time.perf_counter() - start),
+    }
+
+
+_embedded: dict[tuple[str, str], np.ndarray] = {}
+
+
+def embed(frame: pd.DataFrame, model: str) -> np.ndarray:
+    """Features of a frame's rows, shape (n_rows, dim or 4 * dim); a text is embedded once a process."""
+    from sentence_transformers import SentenceTransformer
+
+    columns = text_columns(frame)
+    missing = sorted({t for c in columns for t in frame[c] if (model, t) not in _embedded})
+    if missing:
+        encoder = SentenceTransformer(find_encoder(model).folder)
+        encoder.max_seq_length = MetaFineTunedClassifier().max_length
+        encoder.tokenizer.backend_tokenizer.no_padding()
+        vectors = encoder.encode(missing, normalize_embeddings=True, show_progress_bar=False)
+        _embedded.update({(model, text): vector for text, vector in zip(missing, vectors)})
+    u, *rest = (np.stack([_embedded[model, t] for t in frame[c]]) for c in columns)
+    return np.hstack([u, rest[0], np.abs(u - rest[0]), u * rest[0]]) if rest else u
+
+
+def choose_c(clf: Any, name: str, X: Any, y: Any, seed: int) -> Any:
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    folds = StratifiedKFold(int(min(5, pd.Series(y).value_counts().min())), shuffle=True, random_state=seed)
+    return GridSearchCV(clf, {name: [0.1, 1.0, 10.0, 100.0]}, cv=folds).fit(X, y)
+
+
+def trainer(data: Data) -> Results:
+    """The Hugging Face Trainer on all domains together, at its defaults but for what makes it comparable.
+
+    That is: the learning rate, batch and steps of all others, bfloat16 where the device multiplies it, length 128.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder, columns, device = (
+        find_encoder(data.common["model"]).folder,
+        text_columns(data.train),
+        resolve_device("auto"),
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.no_padding()
+    classes = sorted(data.train["y"].unique())
+
+    def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+        texts = [frame[c].tolist() for c in columns]
+        encoded = tokenizer(*texts, truncation=True, max_length=MetaFineTunedClassifier().max_length)
+        labels = [classes.index(y) for y in frame["y"]]
+        return [{**{k: v[i] for k, v in encoded.items()}, "labels": label} for i, label in enumerate(labels)]
+
+    start = time.perf_counter()
+    transformers.set_seed(data.seed)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
+    with tempfile.TemporaryDirectory() as out:
+        arguments = transformers.TrainingArguments(
+            output_dir=out,
+            per_device_train_batch_size=data.batch_size,
+            per_device_eval_batch_size=data.batch_size,
+            max_steps=data.steps,
+            learning_rate=learning_rate(data),
+            bf16=has_native_bfloat16(device),
+            use_cpu=device.type == "cpu",
+            seed=data.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        collate = transformers.DataCollatorWithPadding(tokenizer)
+        run = transformers.Trainer(model, arguments, train_dataset=rows(data.train), data_collator=collate)
+        run.train()
+        seconds = time.perf_counter() - start
+        logits = run.predict(rows(data.test)).predictions
+    data.about.update(
+        steps=run.state.global_step, settings={"learning_rate": arguments.learning_rate}, bf16=arguments.bf16
+    )
+    return {"trainer": (np.array(classes, dtype=object)[logits.argmax(1)], seconds)}
+
+
+def setfit(data: Data) -> Results:
+    """The package setfit at its defaults on all domains together, but for the steps."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit import logging as setfit_logging
+
+    setfit_logging.set_verbosity_error()
+    classes = sorted(data.train["y"].unique())
+    start = time.perf_counter()
+    model = SetFitModel.from_pretrained(find_encoder(data.common["model"]).folder, local_files_only=True)
+    model.model_body.max_seq_length = MetaFineTunedClassifier().max_length
+    model.model_body.tokenizer.backend_tokenizer.no_padding()
+    with tempfile.TemporaryDirectory() as out:
+        arguments = TrainingArguments(
+            output_dir=out,
+            batch_size=SETFIT_PAIRS,
+            max_steps=min(data.steps, SETFIT_STEPS),
+            seed=data.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            show_progress_bar=False,
+        )
+        rows = {"text": data.train["text"].tolist(), "label": [classes.index(y) for y in data.train["y"]]}
+        run = Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows))
+        run.st_trainer.args.disable_tqdm = True
+        run.st_trainer.args.dataloader_pin_memory = False
+        run.train()
+    seconds = time.perf_counter() - start
+    predicted = model.predict(data.test["text"].tolist(), as_numpy=True, show_progress_bar=False)
+    data.about.update(steps=run.st_trainer.state.global_step, settings={"pairs_a_step": SETFIT_PAIRS})
+    return {"setfit": (np.array(classes, dtype=object)[predicted], seconds)}
+
+
+TW = {"corruption_weight": 0.0, "adaptation": None}
+DC = {"typicality_weighting": False, "adaptation": None}
+METHODS: dict[str, Callable[[Data], Results]] = {
+    "tfidf": tfidf,
+    "embeddings": embeddings,
+    "mix": one_model("mix", ours(MixedDomainClassifier)),
+    "mtl": one_model("mtl", ours(MultiTaskClassifier)),
+    "adv": one_model("adv", ours(DomainAdversarialClassifier)),
+    "tw": one_model("tw", ours(MetaFineTunedClassifier, **TW)),
+    "dc": one_model("dc", ours(MetaFineTunedClassifier, **DC)),
+    "mft": mft,
+    "trainer": trainer,
+    "setfit": setfit,
+    "single": one_model("single", ours(SingleDomainClassifier)),
+}
+# Time of a method's training step against that of "mix", measured; and training rows a second on one core (AMD EPYC).
+COST = {"tw": 1.05, "dc": 1.05, "mft": 1.4, "adv": 1.02, "trainer": 2.0, "setfit": 3.0}
+ROWS_A_SECOND = {"amazon": 28.0, "mnli": 70.0, "hypernyms": 200.0}
+
+
+# ---------------------------------------------------------------------- cells
+
+
+def learning_rate(data: Data) -> float:
+    return data.common.get("learning_rate", MetaFineTunedClassifier().learning_rate)
+
+
+def plan(args: argparse.Namespace) -> list[Cell]:
+    """The cells asked for."""
+    cells = [
+        Cell(task, shots, method, seed)
+        for task in args.tasks
+        for shots in SHOTS[task]
+        for method in args.methods
+        for seed in args.seeds
+        if not args.shots or str(shots) in args.shots
+    ]
+    return [cell for cell in cells if not (cell.method == "setfit" and cell.task != "amazon")]  # it takes no pairs
+
+
+def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]]) -> float:
+    """CPU seconds that a cell will take: those of finished ones, else by the rows that pass through the encoder."""
+    seen = measured.get((cell.task, str(cell.shots), cell.method))
+    if seen:
+        return float(np.median(seen))
+    sizes = {"amazon": 1760, "mnli": 5000, "hypernyms": 21000}
+    n_rows = DOMAINS[cell.task] * (sizes[cell.task] if cell.shots == "full" else int(cell.shots))
+    if cell.method in ("tfidf", "embeddings"):
+        return 5 + n_rows / ROWS_A_SECOND[cell.task] * (cell.method == "embeddings")
+    steps = budget(n_rows) * (DOMAINS[cell.task] if cell.method == "single" else 1)
+    if cell.method == "setfit":
+        steps = min(steps, SETFIT_STEPS)
+    return 20 + COST.get(cell.method, 1.0) * 32 * steps / ROWS_A_SECOND[cell.task]
+
+
+def settings(cell: Cell, common: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that a cell's estimator is made with, so that cells of other defaults can be told apart."""
+    make = getattr(METHODS[cell.method], "make", None)
+    if make is None:
+        return {}
+    params = make(Data(pd.DataFrame(), pd.DataFrame(), cell.seed, common)).get_params()
+    return json.loads(json.dumps(params, default=str))
+
+
+def versions(method: str) -> dict[str, str]:
+    names = ["skmft", "torch", "transformers", "scikit-learn"]
+    names += {"embeddings": ["sentence-transformers"], "setfit": ["sentence-transformers", "setfit"]}.get(method, [])
+    names += ["accelerate"] if method == "trainer" else []
+    return {name: metadata.version(name) if _installed(name) else "not installed" for name in names}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def digest(hashes: pd.Series) -> str:
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
+
+
+def run_cell(cell: Cell, common: dict[str, Any], pool: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
+    """What a cell's file holds. The bits of `correct` are in the order of the test rows' hashes."""
+    train, _ = draw(pool, None if cell.shots == "full" else int(cell.shots), cell.seed)
+    test = test.sort_values("hash", ignore_index=True)
+    data = Data(train, test, cell.seed, common, {"settings": settings(cell, common)})
+    wall, cpu = time.perf_counter(), time.process_time()
+    results = {}
+    for name, (predicted, seconds) in METHODS[cell.method](data).items():
+        right = pd.Series(np.asarray(predicted) == test["y"].to_numpy())
+        by_domain = {d: own.astype(int) for d, own in right.groupby(test["domain"])}
+        results[name] = {
+            "accuracy": {d: float(own.mean()) for d, own in by_domain.items()},
+            "correct": {d: "".join(map(str, own)) for d, own in by_domain.items()},
+            "fit_seconds": round(seconds, 2),
+        }
+    return {
+        "task": cell.task,
+        "source": cell.source,
+        "shots": cell.shots,
+        "method": cell.method,
+        "seed": cell.seed,
+        "results": results,
+        "budget": data.steps,
+        **data.about,
+        "train_rows": len(train),
+        "train_hash": digest(train["hash"].sort_values()),
+        "test_hash": digest(test["hash"]),
+        "cell_seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds": round(time.process_time() - cpu, 2),
+        "machine": machine(),
+        "versions": versions(cell.method),
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """At once: there is the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_finished(cell: Cell, folder: Path, common: dict[str, Any]) -> bool:
+    """Whether there is a file, made with the settings of now."""
+    path = folder / f"{cell.name}.json"
+    if not path.exists():
+        return False
+    wanted = settings(cell, common)
+    return not wanted or json.loads(path.read_text())["settings"] == wanted
+
+
+def splits(cells: list[Cell]) -> Iterator[tuple[Cell, pd.DataFrame, pd.DataFrame]]:
+    """Every cell with its pool and test rows; a source is loaded once."""
+    loaded: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    for cell in cells:
+        if cell.source not in loaded:
+            loaded[cell.source] = split(cell.source)
+        yield cell, *loaded[cell.source]
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=list(SHOTS), default=list(SHOTS))
+    parser.add_argument("--shots", nargs="+", help="of all tasks that have them; default all")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
+    parser.add_argument(
+        "--hours", type=float, default=math.inf, help="CPU hours: no cell is begun that would pass them"
+    )
+    parser.add_argument("--threads", type=int, help="threads of torch; default all cores")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="encoder; another one needs a --cells folder of its own")
+    parser.add_argument("--learning-rate", type=float, help="of everything that is fine-tuned (but SetFit)")
+    parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
+    parser.add_argument("--plan", action="store_true", help="only say what is to do")
+    parser.add_argument("--verify", type=int, metavar="N", help="run N finished cells again and compare")
+    args = parser.parse_args(argv)
+    known = {str(s) for task in args.tasks for s in SHOTS[task]}
+    if args.shots and not set(args.shots) <= known:
+        parser.error(
+            f"--shots {' '.join(args.shots)}: the tasks have {' '.join(sorted(known, key=lambda s: (len(s), s)))}"
+        )
+    if (args.model != DEFAULT_MODEL or args.learning_rate) and args.cells == CELLS:
+        parser.error("another --model or --learning-rate needs another folder of --cells")
+    return args
+
+
+def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) -> None:
+    table = pd.DataFrame([{**vars(c), "hours": seconds[c] / 3600} for c in cells])
+    print(f"{n_finished} cells are finished, {len(cells)} to do, about {sum(seconds.values()) / 3600:.1f} CPU hours")
+    if cells:
+        sums = table.groupby(["task", "method"])["hours"].sum().unstack("task", fill_value=0)
+        print(sums.assign(all=sums.sum(axis=1)).sort_values("all").to_string(float_format="{:.2f}".format))
+
+
+def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) -> int:
+    """Run cells again, drawn at random; how many differ."""
+    drawn = np.random.default_rng().choice(len(cells), min(args.verify, len(cells)), replace=False)
+    differ = 0
+    for cell, pool, test in splits([cells[i] for i in drawn]):
+        then, now = json.loads((args.cells / f"{cell.name}.json").read_text()), run_cell(cell, common, pool, test)
+        same = all(then["results"][n]["correct"] == now["results"][n]["correct"] for n in now["results"])
+        differ += not same
+        where = "" if then["machine"] == now["machine"] else f" (then on {then['machine']}, now on {now['machine']})"
+        print(f"{cell.name}: {'the same, to the last row' if same else 'DIFFERENT'}{where}", flush=True)
+    return differ
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    from tqdm.auto import tqdm
+
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    common: dict[str, Any] = {"model": args.model}
+    if args.learning_rate:
+        common["learning_rate"] = args.learning_rate
+    wanted = plan(args)
+    finished = [cell for cell in wanted if is_finished(cell, args.cells, common)]
+    if args.verify:
+        return min(1, verify(args, finished, common))
+    measured: dict[tuple[str, str, str], list[float]] = {}
+    for path in args.cells.glob("*.json"):
+        c = json.loads(path.read_text())
+        measured.setdefault((c["task"], str(c["shots"]), c["method"]), []).append(c["cpu_seconds"])
+    todo = [cell for cell in wanted if cell not in set(finished)]
+    seconds = {cell: estimate(cell, measured) for cell in todo}
+    todo.sort(key=lambda cell: (seconds[cell], cell.seed, cell.name))
+    show_plan(todo, seconds, len(finished))
+    if args.plan:
+        return 0
+    failed: list[str] = []
+    with tqdm(total=len(todo), unit="cell") as bar:
+        for cell, pool, test in splits(todo):
+            if time.process_time() + seconds[cell] > 3600 * args.hours:
+                tqdm.write(f"the {args.hours:g} CPU hours would not hold {cell.name}; stopped")
+                break
+            bar.set_description(cell.name)
+            try:
+                content = run_cell(cell, common, pool, test)
+            except Exception as error:  # the other cells still count
+                failed.append(f"{cell.name}: {type(error).__name__}: {error}")
+                tqdm.write(failed[-1])
+            else:
+                write(args.cells / f"{cell.name}.json", content)
+                scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
+                tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
+            bar.update()
+    if failed:
+        print(f"{len(failed)} cells failed", *failed, sep="\n", file=sys.stderr)
+    return min(1, len(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""The few-shot benchmark: its cells, and the report that is made of them."""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_texts
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import few_shot
+        import report
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return few_shot, report
+
+
+def make_rows(n, seed):
+    X, y, d = make_texts(n, seed=seed, n_domains=4)
+    group = [f"{seed} {i}" for i in range(n)]
+    return pd.DataFrame(
+        {"text": [f"{x} {g}" for x, g in zip(X, group)], "y": y, "domain": d, "group": group, "hash": group}
+    )
+
+
+@pytest.fixture
+def bench(modules, tiny, tmp_path, monkeypatch):
+    """The benchmark on small data, by a tiny encoder: called like its command line."""
+    few_shot, _ = modules
+    monkeypatch.setattr(few_shot, "split", lambda source: (make_rows(96, 0), make_rows(32, 1)))
+    monkeypatch.setattr(few_shot.logging, "disable", lambda level: None)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    cells = tmp_path / "cells"
+
+    def run(*args, methods=("mix",), shots=("8",), seeds=("0",), tasks=("amazon",)):
+        options = {"tasks": tasks, "methods": methods, "shots": shots, "seeds": seeds}
+        given = [part for name, values in options.items() for part in (f"--{name}", *values)]
+        code = few_shot.main([*given, "--model", tiny, "--cells", str(cells), *args])
+        return code, {p.stem: json.loads(p.read_text()) for p in sorted(cells.glob("*"))}
+
+    run.cells = cells
+    return run
+
+
+# ---------------------------------------------------------------------- cells
+
+
+def test_plan(modules, capsys):
+    few_shot, _ = modules
+    args = few_shot.arguments(["--shots", "16", "64", "256", "1000"])
+    cells = few_shot.plan(args)
+    assert len(cells) == len(set(cells)) == (3 * len(few_shot.METHODS) - 2) * 2 * 5
+    assert {c.task for c in cells if c.method == "setfit"} == {"amazon"}
+    assert {c.shots for c in cells if c.task == "mnli"} == {64, 256, 1000}
+    assert {c.source for c in cells if c.task == "hypernyms"} == {f"hypernyms {i}" for i in range(5)}
+    for wrong in (["--shots", "7"], ["--model", "other"], ["--learning-rate", "1e-5"]):
+        with pytest.raises(SystemExit):
+            few_shot.arguments(wrong)
+    assert "needs another folder" in capsys.readouterr().err
+
+
+def test_cells_are_written_once_and_resumed(bench, capsys):
+    methods = ("tfidf", "mix", "single", "mft")
+    code, cells = bench(methods=methods)
+    assert code == 0
+    assert sorted(cells) == sorted(f"amazon-8-{m}-0" for m in methods)
+    for cell in cells.values():
+        for result in cell["results"].values():
+            assert sorted(result["correct"]) == ["books", "dvd", "kitchen", "music"]
+            for domain, bits in result["correct"].items():
+                assert len(bits) == 8
+                assert result["accuracy"][domain] == bits.count("1") / 8
+    assert len({c["train_hash"] for c in cells.values()}) == 1
+    assert list(cells["amazon-8-mft-0"]["results"]) == ["meta", "adapted"]
+    assert cells["amazon-8-mix-0"]["steps"] == cells["amazon-8-mix-0"]["budget"] == 60
+    assert cells["amazon-8-single-0"]["steps"] == 4 * 60
+    capsys.readouterr()
+    _, again = bench(methods=methods)
+    assert again == cells
+    assert "4 cells are finished, 0 to do" in capsys.readouterr().out
+    # what was left out is run; what was made with other settings is run again
+    path = bench.cells / "amazon-8-mix-0.json"
+    path.write_text(json.dumps({**cells["amazon-8-mix-0"], "settings": {"learning_rate": 1}}))
+    (bench.cells / "amazon-8-mft-0.json").unlink()
+    _, again = bench(methods=methods)
+    assert "2 cells are finished, 2 to do" in capsys.readouterr().out
+    for name, cell in cells.items():
+        assert {n: r["correct"] for n, r in again[name]["results"].items()} == {
+            n: r["correct"] for n, r in cell["results"].items()
+        }
+
+
+def test_seeds_and_shots_draw_their_own_rows(bench):
+    _, cells = bench(methods=("tfidf",), shots=("8", "16", "full"), seeds=("0", "1"))
+    hashes = {name: c["train_hash"] for name, c in cells.items()}
+    assert len({h for n, h in hashes.items() if "full" not in n}) == 4
+    assert hashes["amazon-full-tfidf-0"] == hashes["amazon-full-tfidf-1"]
+    assert cells["amazon-full-tfidf-0"]["train_rows"] == 96
+    assert len({c["test_hash"] for c in cells.values()}) == 1
+
+
+def test_a_failure_leaves_the_other_cells(bench, modules, monkeypatch, capsys):
+    def broken(data):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setitem(modules[0].METHODS, "mtl", broken)
+    code, cells = bench(methods=("mtl", "tfidf"))
+    assert code == 1
+    assert list(cells) == ["amazon-8-tfidf-0"]
+    assert "amazon-8-mtl-0: RuntimeError: no luck" in capsys.readouterr().err
+
+
+def test_budget_of_hours(bench):
+    code, cells = bench("--hours", "0")
+    assert code == 0
+    assert not cells
+    _, cells = bench("--plan")
+    assert not cells
+
+
+def test_an_interrupted_write_leaves_no_cell(bench, modules, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modules[0].os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bench(methods=("tfidf",))
+    assert not list(bench.cells.glob("*"))
+    _, cells = bench(methods=("tfidf",))
+    assert "amazon-8-tfidf-0" in cells
+
+
+def test_verify_runs_a_cell_again(bench, capsys):
+    bench(methods=("mix",))
+    assert bench("--verify", "1")[0] == 0
+    assert "the same, to the last row" in capsys.readouterr().out
+    path = bench.cells / "amazon-8-mix-0.json"
+    cell = json.loads(path.read_text())
+    bits = cell["results"]["mix"]["correct"]["books"]
+    cell["results"]["mix"]["correct"]["books"] = ("1" if bits[0] == "0" else "0") + bits[1:]
+    path.write_text(json.dumps(cell))
+    assert bench("--verify", "1")[0] == 1
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_pair_features(modules, monkeypatch):
+    few_shot, _ = modules
+    monkeypatch.setattr(few_shot, "_embedded", {("m", "a"): np.array([1.0, 2.0]), ("m", "b"): np.array([3.0, -1.0])})
+    got = few_shot.embed(pd.DataFrame({"text": ["a", "b"], "text2": ["b", "b"]}), "m")
+    np.testing.assert_array_equal(got, [[1, 2, 3, -1, 2, 3, 3, -2], [3, -1, 3, -1, 0, 0, 9, 1]])
+
+
+# ---------------------------------------------------------------------- report
+
+
+def write_cells(folder, chance, shots=(16, 64), seeds=range(4), n=40, task="amazon"):
+    """Cells whose methods are right with the given chance, on rows that are easy or hard for all."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    hard = {d: rng.uniform(-0.3, 0.1, n) for d in ("a", "b")}
+    for count, seed in itertools.product(shots, seeds):
+        for method, names in chance.items():
+            results = {}
+            for name, p in names.items():
+                right = {d: (rng.random(n) < p + hard[d]).astype(int) for d in hard}
+                results[name] = {
+                    "accuracy": {d: float(v.mean()) for d, v in right.items()},
+                    "correct": {d: "".join(map(str, v)) for d, v in right.items()},
+                    "fit_seconds": 1.0,
+                }
+            cell = {"task": task, "source": task, "shots": count, "method": method, "seed": seed, "results": results}
+            cell |= {
+                "budget": 60,
+                "steps": 60,
+                "settings": {"model": "m", "random_state": seed},
+                "train_rows": 2 * count,
+            }
+            cell |= {"train_hash": f"{count} {seed}", "test_hash": "t", "machine": "one", "versions": {"torch": "2"}}
+            (folder / f"{task}-{count}-{method}-{seed}.json").write_text(json.dumps(cell))
+
+
+CHANCE = {"mft": {"meta": 0.9, "adapted": 0.9}, "mix": {"mix": 0.9}, "single": {"single": 0.6}}
+
+
+def test_holm_by_hand(modules):
+    _, report = modules
+    np.testing.assert_allclose(report.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(report.holm([0.5, 0.9]), [1.0, 1.0])
+
+
+def test_t_interval_by_hand(modules):
+    _, report = modules
+    assert report.half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5)
+    assert np.isnan(report.half_interval([1.0]))
+
+
+def test_bootstrap_is_the_plain_one(modules, tmp_path):
+    """Intervals agree with a loop that draws seeds and, shared by both methods and all seeds, rows."""
+    _, report = modules
+    write_cells(tmp_path, CHANCE, shots=(16,))
+    scores, _ = report.read(tmp_path)
+    column = report.Column("amazon", "16")
+    frame = report.compare(scores, "adapted")
+    frame = frame[frame["column"] == column].set_index("other")
+    for other in ("mix", "single"):
+        got = frame.loc[other]
+        a, b = scores[column]["adapted"], scores[column][other]
+        rng, drawn = np.random.default_rng(5), []
+        for _ in range(4000):
+            rows = {d: rng.integers(40, size=40) for d in ("a", "b")}
+            seeds = rng.integers(4, size=4)
+            change = [
+                np.mean([a[s].correct[d][rows[d]].mean() - b[s].correct[d][rows[d]].mean() for d in rows])
+                for s in seeds
+            ]
+            drawn.append(100 * np.mean(change))
+        assert got["difference"] == pytest.approx(100 * np.mean([a[s].accuracy - b[s].accuracy for s in a]), abs=1e-9)
+        np.testing.assert_allclose([got["low"], got["high"]], np.percentile(drawn, [2.5, 97.5]), atol=0.7)
+        assert got[["win", "tie", "loss"]].sum() == 8
+    assert frame.loc["single", "holm"] < 0.01
+    assert frame.loc["mix", "holm"] > 0.05
+
+
+def test_equal_methods_do_not_differ(modules, tmp_path):
+    _, report = modules
+    write_cells(tmp_path, CHANCE)
+    for path in tmp_path.glob("*-mix-*"):
+        cell, twin = json.loads(path.read_text()), json.loads(Path(str(path).replace("-mix-", "-mft-")).read_text())
+        path.write_text(json.dumps({**cell, "results": {"mix": twin["results"]["meta"]}}))
+    frame = report.compare(report.read(tmp_path)[0], "meta")
+    same = frame[frame["other"] == "mix"]
+    assert (same[["difference", "low", "high"]].to_numpy() == 0).all()
+    assert (same["p"] == 1).all() and (same["win"] == 0).all() and (same["tie"] > 0).all()
+
+
+def test_over_all_is_the_mean_over_tasks_of_the_mean_over_shots(modules, tmp_path):
+    _, report = modules
+    write_cells(tmp_path, CHANCE)
+    write_cells(tmp_path, CHANCE, shots=(64,), task="mnli")
+    scores, _ = report.read(tmp_path)
+    frame = report.compare(scores, "meta")
+    own = frame[frame["other"] == "single"]
+    by = {c: own.loc[own["column"] == c, "difference"].item() for c in scores}
+    expected = np.mean([np.mean([v for c, v in by.items() if c.task == t]) for t in ("amazon", "mnli")])
+    assert own.loc[own["column"] == "all", "difference"].item() == pytest.approx(expected)
+
+
+def test_report_is_deterministic_and_complete(modules, tmp_path, monkeypatch, capsys):
+    _, report = modules
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    monkeypatch.setattr(report, "REPLICATES", 500)
+    write_cells(tmp_path / "cells", CHANCE)
+    (tmp_path / "cells" / "amazon-64-single-3.json").unlink()
+    made = []
+    for _ in range(2):
+        assert report.main(["--cells", str(tmp_path / "cells")]) == 0
+        made.append([(tmp_path / "results" / f"few_shot.{end}").read_bytes() for end in ("md", "png")])
+    assert made[0] == made[1]
+    text = made[0][0].decode()
+    assert "seeds 0, 1, 2, 3" in text and "Machines: one." in text
+    assert "python benchmarks/report.py --cells" in text
+    assert "reviews, 64: single; seeds 3" in text
+    assert "inference, 64: all methods; all seeds" in text
+    for name in ("adapted", "meta", "mix", "single"):
+        assert report.NAMES[name] in text
+    capsys.readouterr()
+    assert report.main(["--cells", str(tmp_path / "nothing")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("train_hash", "other"), ("test_hash", "other"), ("settings", {"model": "n", "random_state": 0})]
+)
+def test_cells_that_cannot_be_compared_are_refused(modules, tmp_path, key, value):
+    _, report = modules
+    write_cells(tmp_path, CHANCE)
+    path = tmp_path / "amazon-16-mix-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ValueError, match="differ in the"):
+        report.read(tmp_path)
+
+
+def test_every_name_has_a_method_and_a_colour(modules):
+    few_shot, report = modules
+    given = [name for method in few_shot.METHODS for name in report.GIVES.get(method, (method,))]
+    assert sorted(given) == sorted(few_shot.NAMES) == sorted(report.COLOURS)
+    assert isinstance(few_shot.arguments([]), argparse.Namespace)
