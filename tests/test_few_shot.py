@@ -59,7 +59,8 @@ def test_plan(modules, capsys):
     few_shot, _ = modules
     args = few_shot.arguments(["--shots", "16", "64", "256", "1000"])
     cells = few_shot.plan(args)
-    assert len(cells) == len(set(cells)) == (3 * len(few_shot.METHODS) - 2) * 2 * 5
+    n = len(few_shot.METHODS)  # of which SetFit is for reviews only; 64 shots are among those of inference, too
+    assert len(cells) == len(set(cells)) == (n * 2 + (n - 1) * 2 + (n - 1) * 3) * 5
     assert {c.task for c in cells if c.method == "setfit"} == {"amazon"}
     assert {c.shots for c in cells if c.task == "mnli"} == {64, 256, 1000}
     assert {c.source for c in cells if c.task == "hypernyms"} == {f"hypernyms {i}" for i in range(5)}
@@ -227,9 +228,15 @@ def test_bootstrap_is_the_plain_one(modules, tmp_path):
             drawn.append(100 * np.mean(change))
         assert got["difference"] == pytest.approx(100 * np.mean([a[s].accuracy - b[s].accuracy for s in a]), abs=1e-9)
         np.testing.assert_allclose([got["low"], got["high"]], np.percentile(drawn, [2.5, 97.5]), atol=0.7)
+        p = min(1.0, 2 * min(np.mean(np.array(drawn) <= 0), np.mean(np.array(drawn) >= 0)))
+        assert got["p"] == pytest.approx(p, abs=0.25 * p + 0.002)
         assert got[["win", "tie", "loss"]].sum() == 8
-    assert frame.loc["single", "holm"] < 0.01
-    assert frame.loc["mix", "holm"] > 0.05
+    frame = report.compare(scores, "adapted").sort_values("p", kind="stable")
+    p, n = frame["p"].tolist(), len(frame)
+    expected = [min(1, max((n - j) * p[j] for j in range(i + 1))) for i in range(n)]  # Holm, step by step
+    np.testing.assert_allclose(frame["holm"], expected)
+    frame = frame[frame["column"] == column].set_index("other")
+    assert frame.loc["single", "holm"] < 0.05 < frame.loc["mix", "holm"]
 
 
 def test_equal_methods_do_not_differ(modules, tmp_path):
