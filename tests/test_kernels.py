@@ -2,9 +2,13 @@ import math
 
 import pytest
 import torch
+from conftest import FAMILIES, make_texts
 from torch.nn import functional as F
 
+from skmft.encoding import tokenize
 from skmft.kernels import FastBfloat16, attention, dropout
+from skmft.networks import find_encoder, load_encoder, load_tokenizer, pool
+from skmft.training import autocast
 
 
 def tensors(batch=3, heads=2, n=7, width=8, scale=1.0, seed=0):
@@ -116,3 +120,26 @@ def test_the_mode_takes_over_and_is_left_behind():
         assert F.scaled_dot_product_attention(query.float(), key.float(), value.float()).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert norm(torch.randn(2, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_agrees_with_float32(tiny_models, family):
+    """Outputs and gradients of whole encoders, and no dtype that a family's own code cannot mix."""
+    source = find_encoder(tiny_models[family])
+    encoder = load_encoder(source)
+    texts, _, _ = make_texts(12)
+    tokens = tokenize(load_tokenizer(source, 32), [t * (1 + i % 3) for i, t in enumerate(texts)], 32, False)
+    batch = tokens.batch(torch.arange(12).numpy())
+    weight = torch.randn(12, encoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
+
+    def run(dtype):
+        encoder.zero_grad()
+        with autocast(torch.device("cpu"), dtype):
+            out = pool(encoder(**batch).last_hidden_state, batch["attention_mask"], "mean")
+        (out * weight).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+        return out.detach(), gradient
+
+    exact, low = run(torch.float32), run(torch.bfloat16)
+    for a, b in zip(exact, low):
+        assert F.cosine_similarity(a.flatten(), b.float().flatten(), dim=0) > 0.999
