@@ -74,22 +74,24 @@ def peak_memory(clf: MetaFineTunedClassifier, X: list[str], domains: Any) -> dic
     """Bytes while rows of these domains are predicted.
 
     ``weights``: of the meta-learner and of the network that answers, at most, shared storages once: what a device has to
-    hold. ``more``: on the CPU the peak of what torch's allocator gives out beside that (activations, weights in another
-    precision). ``peak``: on CUDA the peak of all allocated memory; on the CPU the sum of the two.
+    hold. ``more``: on the CPU the peak of what torch's allocator gives out beside that (activations, and the copies that
+    autocast makes of weights). ``peak``: on CUDA the peak of all allocated memory; on the CPU the sum of the two.
     """
     run = Run.start(clf, clf.seed_)
     tokens, _ = clf._tokenize(X)
     module = clf.net_.module_.to(run.device)
-    most = 0
+    resting = storages([*tensors_of(module), *(t for own in clf.adapted_weights_.values() for t in own.values())])
+    most = made = 0  # made for one domain's network: counted as weights, and given out by the allocator
 
     def batches(forward: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal most
+        nonlocal most, made
         used = {**storages(tensors_of(module)), **storages(tensors_of(forward.__self__))}
         most = max(most, sum(used.values()))
+        made = max(made, sum(size for place, size in used.items() if place not in resting))
         return run.batches(forward, *args, **kwargs)
 
     def predict() -> None:
-        domain_logits(batches, module, tokens, list(domains), clf.adapted_weights_, len(clf.classes_))
+        domain_logits(batches, module, tokens, list(domains), clf.adapted_weights_, len(clf.classes_), run.dtype)
 
     if run.device.type == "cuda":
         torch.cuda.synchronize()
@@ -100,7 +102,8 @@ def peak_memory(clf: MetaFineTunedClassifier, X: list[str], domains: Any) -> dic
         predict()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     given_out = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
-    return {"weights": most, "more": int(given_out.max()), "peak": most + int(given_out.max())}
+    more = int(given_out.max()) - made
+    return {"weights": most, "more": more, "peak": most + more}
 
 
 def by_peft(clf: MetaFineTunedClassifier, tensors: dict[str, torch.Tensor]) -> Any:
@@ -262,14 +265,15 @@ def cost_lines(device: str) -> list[str]:
         lines += [
             "",
             "Memory in use while rows of 16 domains with encoders of their own are predicted, over one encoder: "
-            f"weights {memory['weights'] / c['encoder']:.2f} (asked for: at most 2.2), with activations and copies "
-            f"{memory['peak'] / c['encoder']:.2f}; for the meta-learner alone {meta['weights'] / c['encoder']:.2f} and "
-            f"{meta['peak'] / c['encoder']:.2f}. "
+            f"weights {memory['weights'] / c['encoder']:.2f}, with activations and copies "
+            f"{memory['peak'] / c['encoder']:.2f} (asked for: at most 2.2); for the meta-learner alone "
+            f"{meta['weights'] / c['encoder']:.2f} and {meta['peak'] / c['encoder']:.2f}. "
             + (
                 "Counted: torch's peak of allocated CUDA memory."
                 if device == "cuda"
                 else "Counted on the CPU as a device would hold it: the storages of the meta-learner and of the network that "
-                "answers; the other domains' rest. Activations and copies: the peak of what torch's allocator gave out."
+                "answers; the other domains' rest. Activations and copies: the peak of what torch's allocator gave out beside "
+                "them."
             ),
         ]
     return lines

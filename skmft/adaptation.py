@@ -74,9 +74,18 @@ def can_adapt(y: np.ndarray) -> bool:
     return len(np.unique(y)) > 1
 
 
-def domain_model(meta_learner: TextClassifier, tensors: Tensors) -> Any:
-    """The network of one domain, adapters merged; it shares the tensors that it has from the meta-learner."""
-    return with_tensors(meta_learner, merged(meta_learner, tensors))
+def domain_model(meta_learner: TextClassifier, tensors: Tensors, dtype: torch.dtype = torch.float32) -> Any:
+    """The network of one domain, adapters merged; it shares the tensors that it has from the meta-learner.
+
+    The linear layers that are the domain's own have their weights in `dtype`, as autocast to it would cast them for every
+    batch: half the memory in bfloat16, and the same answers.
+    """
+    own = merged(meta_learner, tensors)
+    if dtype != torch.float32:
+        layers = meta_learner.encoder.named_modules(prefix="encoder")
+        weights = {f"{name}.weight" for name, layer in layers if isinstance(layer, torch.nn.Linear)}
+        own = {name: tensor.to(dtype) if name in weights else tensor for name, tensor in own.items()}
+    return with_tensors(meta_learner, own)
 
 
 def has_own_encoder(tensors: Tensors) -> bool:
@@ -91,6 +100,7 @@ def domain_logits(
     own: Sequence[Any],
     adapted: Mapping[Any, Tensors],
     n_classes: int,
+    dtype: torch.dtype = torch.float32,
 ) -> NDArray[np.float64]:
     """Label logits of every row by its domain's model, in full batches where the models share one encoder.
 
@@ -110,6 +120,8 @@ def domain_logits(
     adapted : mapping
         Domain -> tensors, as `adapt_to_domain` returns them.
     n_classes : int
+    dtype : torch.dtype, default=torch.float32
+        What `batches` autocasts to.
 
     Returns
     -------
@@ -133,7 +145,7 @@ def domain_logits(
         apart += together
     for i in apart:
         rows = np.flatnonzero(model == i)
-        twin = domain_model(meta_learner, models[i]) if models[i] else meta_learner
+        twin = domain_model(meta_learner, models[i], dtype) if models[i] else meta_learner
         logits[rows] = batches(twin.label_logits, tokens.subset(rows), n_classes)
         del twin  # before the next one comes to the device
     return logits
