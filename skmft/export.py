@@ -100,7 +100,7 @@ def to_onnx(clf: Any, path: str | os.PathLike, domain: Any = None) -> list[str]:
     for package in ("onnx", "onnxscript"):
         _need(package, "onnx", "to_onnx")
     module = module_of(clf, domain)
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * reads_token_types(module.encoder)
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (reads_token_types(module.encoder) or module.apart)
     ids = torch.full((2, 7), int(clf.tokenizer_.pad_token_id))
     ids[:, 0] = 1
     arguments = (ids, *(torch.ones_like(ids) for _ in names[1:]))
@@ -132,6 +132,10 @@ def to_transformers(clf: Any, domain: Any = None) -> tuple[Any, Any]:
     module = module_of(clf, domain)
     config = type(module.encoder.config).from_dict(module.encoder.config.to_dict())
     others = "use to_sentence_transformer for embeddings or to_onnx for logits"
+    if module.apart:
+        raise ValueError(
+            f"pair_encoding='bi': stock classifiers of transformers read pairs as one row of tokens; {others}."
+        )
     if clf.pooling != "cls":
         raise ValueError(f"pooling={clf.pooling!r}: stock classifiers of transformers read the first token; {others}.")
     if config.model_type not in ("bert", "roberta", "mpnet"):

@@ -135,10 +135,14 @@ class NotByRowError(Exception):
 
 @dataclass
 class _Batch:
-    """The batch that is on its way through the network: which model answers each row, and rows x tokens."""
+    """The batch that is on its way through the network: which model answers each row, and which tokens it has."""
 
     model: Any = None
-    shape: Any = None
+    shape: Any = None  # rows, tokens; where the texts of pairs are encoded apart, twice the rows, and None
+
+    def holds(self, x: torch.Tensor) -> bool:
+        """Whether x has the rows and tokens of this batch."""
+        return x.ndim == 3 and x.shape[0] == self.shape[0] and self.shape[1] in (None, x.shape[1])
 
 
 class RowwiseLinear(nn.Module):
@@ -159,10 +163,11 @@ class RowwiseLinear(nn.Module):
         self.base, self.down, self.up, self.batch = base, down, up, batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 3 or x.shape[:2] != self.batch.shape:
+        if not self.batch.holds(x):
             raise NotByRowError
         out = self.base(x)
-        down, up = (t[self.batch.model].to(out.dtype) for t in (self.down, self.up))
+        model = self.batch.model.repeat(len(x) // len(self.batch.model))
+        down, up = (t[model].to(out.dtype) for t in (self.down, self.up))
         return torch.baddbmm(out, torch.bmm(x.to(out.dtype), down), up)
 
 
@@ -218,7 +223,8 @@ def rowwise_logits(module: TextClassifier, models: Sequence[Tensors]) -> Callabl
     twin.label_head = RowwiseHead(weight, bias, batch)
 
     def logits(model: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        batch.model, batch.shape = model, inputs["input_ids"].shape
+        shape = inputs["input_ids"].shape
+        batch.model, batch.shape = model, (2 * shape[0], None) if module.apart else shape
         return twin.label_logits(**inputs)
 
     return logits

@@ -298,6 +298,79 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
     return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
 
 
+def pooled_layers(
+    encoder: Encoder,
+    layers: Sequence[int],
+    pooling: str,
+    apart: bool,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    token_type_ids: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`).
+
+    Parameters
+    ----------
+    encoder : transformers.PreTrainedModel
+    layers : sequence of int
+    pooling : {"mean", "cls"}
+    apart : bool
+        Whether rows are pairs whose texts are encoded apart; see `texts_apart` and `pair_features`.
+    input_ids, attention_mask, token_type_ids : Tensor, shape (batch, tokens)
+    """
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if apart:
+        assert token_type_ids is not None  # `tokenize` gives them
+        inputs["input_ids"], inputs["attention_mask"] = texts_apart(input_ids, attention_mask, token_type_ids)
+    elif token_type_ids is not None:
+        inputs["token_type_ids"] = token_type_ids
+    depth = encoder.config.num_hidden_layers
+    layers = [layer % depth for layer in layers]
+    only_last = all(layer == depth - 1 for layer in layers)
+    output = encoder(**inputs, output_hidden_states=not only_last, return_dict=True)
+    last = output.last_hidden_state
+    # hidden_states[0] is the embedding layer's output
+    states = [last if i == depth - 1 else output.hidden_states[i + 1] for i in layers]
+    pooled = [pool(state, inputs["attention_mask"], pooling) for state in states]
+    n = input_ids.shape[0]
+    return [pair_features(p[:n], p[n:]) for p in pooled] if apart else pooled
+
+
+def texts_apart(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, text: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of two texts, one after the other, as rows of one text: all the first ones, then all the second ones.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : Tensor, shape (batch, tokens)
+    text : Tensor, shape (batch, tokens)
+        Which text every token is of, 0 or 1.
+
+    Returns
+    -------
+    input_ids, attention_mask : Tensor, shape (2 * batch, tokens of the longest text)
+    """
+    total, second = attention_mask.sum(1), (attention_mask * text).sum(1)
+    lengths, starts = torch.cat([total - second, second]), torch.cat([torch.zeros_like(total), total - second])
+    exporting = torch.compiler.is_exporting()  # the size of what is exported may not depend on values
+    longest = input_ids.shape[1] if exporting else int(lengths.max())
+    place = torch.arange(longest, device=input_ids.device)
+    mask = (place < lengths.unsqueeze(1)).to(attention_mask.dtype)
+    source = (starts.unsqueeze(1) + place) * mask  # padding is filled with the row's first token, and not read
+    return torch.cat([input_ids, input_ids]).gather(1, source), mask
+
+
+def pair_features(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """What is known of a pair from the embeddings of its texts: ``[u, v, |u - v|, u * v]`` (Conneau et al., EMNLP 2017)."""
+    return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
+
+
+def embedding_width(encoder: Encoder, apart: bool) -> int:
+    """Numbers in the embedding of a row: `hidden`, or 4 times as many for pairs whose texts are encoded apart."""
+    return encoder.config.hidden_size * (4 if apart else 1)
+
+
 class TextClassifier(nn.Module):
     """Encoder, pooling and label head; and, while it is meta fine-tuned, a corruption head beside them.
 
@@ -306,6 +379,8 @@ class TextClassifier(nn.Module):
     encoder : transformers.PreTrainedModel
     n_classes : int
     pooling : {"mean", "cls"}
+    apart : bool, default=False
+        As in `pooled_layers`.
     corruption_head : torch.nn.Module, optional
         Called with the pooled vectors of its layers and the domains; see `skmft.corruption.CorruptionHead`.
     """
@@ -315,13 +390,14 @@ class TextClassifier(nn.Module):
         encoder: Encoder,
         n_classes: int,
         pooling: str = "mean",
+        apart: bool = False,
         corruption_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
-        self.pooling = pooling
+        self.pooling, self.apart = pooling, apart
         self.dropout = nn.Dropout(0.1)
-        self.label_head = nn.Linear(encoder.config.hidden_size, n_classes)
+        self.label_head = nn.Linear(embedding_width(encoder, apart), n_classes)
         self.corruption_head: Any = corruption_head
 
     def embed(
@@ -330,28 +406,12 @@ class TextClassifier(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Pooled last layer, shape (batch, hidden)."""
+        """Pooled last layer, shape (batch, `embedding_width`)."""
         return self.pooled_layers([-1], input_ids, attention_mask, token_type_ids)[0]
 
-    def pooled_layers(
-        self,
-        layers: Sequence[int],
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> list[torch.Tensor]:
-        """Pooled outputs of the given layers, each of shape (batch, hidden)."""
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        depth = self.encoder.config.num_hidden_layers
-        layers = [layer % depth for layer in layers]
-        only_last = all(layer == depth - 1 for layer in layers)
-        output = self.encoder(**inputs, output_hidden_states=not only_last, return_dict=True)
-        last = output.last_hidden_state
-        # hidden_states[0] is the embedding layer's output
-        states = [last if i == depth - 1 else output.hidden_states[i + 1] for i in layers]
-        return [pool(state, attention_mask, self.pooling) for state in states]
+    def pooled_layers(self, layers: Sequence[int], *inputs: torch.Tensor | None) -> list[torch.Tensor]:
+        """Pooled outputs of the given layers, each of shape (batch, `embedding_width`)."""
+        return pooled_layers(self.encoder, layers, self.pooling, self.apart, *inputs)  # type: ignore[arg-type]
 
     def label_logits(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Label logits alone, shape (batch, n_classes)."""

@@ -509,7 +509,7 @@ def _read_arrays(clf: Any, path: Path) -> None:
 
 def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
     from .corruption import CorruptionHead
-    from .networks import EncoderSource, TextClassifier, load_tokenizer
+    from .networks import EncoderSource, TextClassifier, embedding_width, load_tokenizer
     from .stages import Run
 
     encoder_folder = folder / "encoder"
@@ -522,15 +522,16 @@ def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
     path = folder / "heads.safetensors"
     heads = _tensors(path)
     with _reading(path), run.generators("label head"):
-        hidden = encoder.config.hidden_size
-        module = TextClassifier(encoder, len(clf.classes_), clf.pooling)
+        apart = clf._encodes_apart(clf.is_pair_)
+        width = embedding_width(encoder, apart)
+        module = TextClassifier(encoder, len(clf.classes_), clf.pooling, apart)
         if layers is not None:
-            module.corruption_head = CorruptionHead(hidden, len(clf.domains_), layers)
+            module.corruption_head = CorruptionHead(width, len(clf.domains_), layers)
     own = {n: t for n, t in module.state_dict().items() if not n.startswith("encoder.")}
     _same_shapes(path, heads, own, all_names=True)
     module.load_state_dict(heads, strict=False)
     clf.net_ = run.net(module)
-    clf._n_features_out = hidden
+    clf._n_features_out = width
 
 
 def _check_encoder(folder: Path) -> None:

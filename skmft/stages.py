@@ -25,7 +25,15 @@ from .corruption import CorruptionHead, MetaFineTuningLoss, draw_corrupted_label
 from .encoding import CHUNK_ROWS, FloatRows, RowStore, Text, TokenizedTexts, tokenize, tokenize_once
 from .inputs import balance_classes
 from .lora import LoraSettings
-from .networks import Encoder, EncoderSource, TextClassifier, load_encoder, pool, tokenizer_fingerprint
+from .networks import (
+    Encoder,
+    EncoderSource,
+    TextClassifier,
+    embedding_width,
+    load_encoder,
+    pooled_layers,
+    tokenizer_fingerprint,
+)
 from .parts import ALONE, MicroBatches, Processes
 from .training import (
     FineTuningNet,
@@ -88,22 +96,22 @@ class Run:
             return load_encoder(source)
 
     def tokenize(
-        self, tokenizer: Any, source: EncoderSource, texts: Sequence[Text], token_types: bool
+        self, tokenizer: Any, source: EncoderSource, texts: Sequence[Text], token_types: bool, apart: bool
     ) -> TokenizedTexts:
         """Token ids of the texts, from the user's `memory` where they are there."""
         memory, max_length = self.params.memory, self.params.max_length
         if memory is None:
-            return tokenize(tokenizer, texts, max_length, token_types)
-        about = (source.name, source.sha256, tokenizer_fingerprint(tokenizer), max_length, token_types)
-        return tokenize_once(RowStore(memory, "tokens", *about), tokenizer, texts, max_length, token_types)
+            return tokenize(tokenizer, texts, max_length, token_types, apart)
+        about = (source.name, source.sha256, tokenizer_fingerprint(tokenizer), max_length, token_types, apart)
+        return tokenize_once(RowStore(memory, "tokens", *about), tokenizer, texts, max_length, token_types, apart)
 
     def embed(self, encoder: Encoder, tokens: TokenizedTexts, description: str = "") -> NDArray[np.float32]:
-        """Pooled last layer of every row, shape (n_rows, hidden)."""
+        """Pooled last layer of every row, shape (n_rows, `embedding_width`)."""
         encoder = encoder.to(self.device).eval()
         return self.batches(
-            lambda **batch: pool(encoder(**batch).last_hidden_state, batch["attention_mask"], self.params.pooling),
+            lambda **batch: pooled_layers(encoder, [-1], self.params.pooling, tokens.apart, **batch)[0],
             tokens,
-            encoder.config.hidden_size,
+            embedding_width(encoder, tokens.apart),
             description if self.verbose else "",
         )
 
@@ -118,6 +126,7 @@ class Run:
             source.sha256,
             self.params.max_length,
             self.params.pooling,
+            tokens.apart,
             str(self.dtype),
             self.device.type,
         )
@@ -235,10 +244,10 @@ def score_typicality(
     start = time.perf_counter()
     used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
     y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
-    n_prototypes, hidden = run.params.n_prototypes, encoder.config.hidden_size
-    sums = PrototypeSums(n_domains, n_classes, n_prototypes, hidden)
+    n_prototypes, width = run.params.n_prototypes, embedding_width(encoder, rows.tokens.apart)
+    sums = PrototypeSums(n_domains, n_classes, n_prototypes, width)
     own, cross = np.empty((2, len(rows.labels)))
-    with FloatRows(len(used), hidden) as embeddings:
+    with FloatRows(len(used), width) as embeddings:
         for part, E in run.embed_chunks(encoder, source, rows.tokens, used, "typicality"):
             embeddings.write(part.start, E)
             if n_prototypes == 1:
@@ -279,14 +288,14 @@ def meta_fine_tune(
 ) -> FineTuningNet:
     """Stage 2: the meta-learner."""
     with run.generators("label head"):
-        module = TextClassifier(encoder, len(classes), run.params.pooling)
+        module = TextClassifier(encoder, len(classes), run.params.pooling, rows.tokens.apart)
     corruption_weight = run.params.corruption_weight if len(names) > 1 else 0.0
     columns: dict[str, NDArray[np.int64]] = {}
     redraw: dict[str, Redraw] = {}
     if corruption_weight > 0:
         with run.generators("corruption head"):
-            hidden = encoder.config.hidden_size
-            module.corruption_head = CorruptionHead(hidden, len(names), layers)
+            width = embedding_width(encoder, rows.tokens.apart)
+            module.corruption_head = CorruptionHead(width, len(names), layers)
         columns["domain"] = rows.domains
         redraw["corrupted"] = partial(
             draw_corrupted_labels,
