@@ -91,7 +91,7 @@ def gradients(clf: MetaFineTunedClassifier, train: pd.DataFrame) -> dict[str, fl
     domain = positions(rows["domain"].to_numpy(), clf.domains_)
     y = torch.from_numpy(positions(rows["y"].to_numpy(), clf.classes_))
     z = draw_corrupted_labels(domain, [], np.random.default_rng(0), n_domains=len(clf.domains_), method="uniform")
-    logits, domain_logits = module(**batch, domain=torch.from_numpy(domain))
+    logits, domain_logits, _ = module(**batch, domain=torch.from_numpy(domain))
     norms = {}
     losses = {"label": label_loss(logits, y, torch.ones(64))}
     if domain_logits is not None:

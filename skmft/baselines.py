@@ -441,7 +441,7 @@ class OwnHeadLoss:
 
     def __call__(
         self,
-        output: tuple[torch.Tensor, torch.Tensor | None],
+        output: Sequence[Any],
         y: torch.Tensor,
         batch: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -66,8 +67,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         How token vectors become one vector a text: mean over real tokens, or the first token.
     pair_encoding : {"cross", "bi"}, default="cross"
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
-        itself by the same encoder, and the row's embedding is ``[u, v, |u - v|, u * v]`` of the texts' u and v (Conneau et
-        al., EMNLP 2017; Reimers & Gurevych, EMNLP 2019). Without pairs it changes nothing.
+        itself by the same encoder, and the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
+        Reimers & Gurevych, EMNLP 2019). Without pairs it changes nothing.
     max_length : int, default=128
         Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
         cut.
@@ -87,6 +88,15 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         How corrupted domain labels are drawn: the training set's domains permuted each epoch, each batch's permuted
         inside it (the authors' form; where domains differ in length, batches of similar length give the true domain
         away: 93% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
+    contrastive_weight : float, default=0.0
+        Weight of a supervised contrastive loss (an extension; Khosla et al., NeurIPS 2020) that draws together the embeddings
+        of rows of one class and different domains, 0 or more. Partners are looked for in the batch; where a batch is run in
+        parts (``distributed``, or memory that is short), in the part.
+    contrastive_temperature : float, default=0.1
+        Cosines are divided by it; the smaller, the more the nearest rows count.
+    head_init : {"random", "probe"}, default="random"
+        What the label head starts from: random numbers, or a logistic regression on the pre-trained encoder's embeddings of
+        the training rows (of 2,000 of them at most; an extension, after Kumar et al., ICLR 2022).
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
@@ -176,7 +186,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     history_ : list of dict
         One entry a stage and epoch: ``stage`` ("typicality", "meta", "adaptation"), ``domain``, ``epochs`` (the number
         chosen), ``epoch``, ``label_loss``, ``corruption_loss``, ``domain_accuracy`` (of the corruption head, at the true
-        domain), ``corrupted_label_accuracy``, ``learning_rate``, ``seconds``. ``pandas.DataFrame(clf.history_)`` reads well.
+        domain), ``corrupted_label_accuracy``, ``contrastive_loss``, ``learning_rate``, ``seconds``.
+        ``pandas.DataFrame(clf.history_)`` reads well.
     net_ : skmft.training.FineTuningNet
         The skorch net of stage 2; ``net_.module_`` is the meta-learner.
     adapted_weights_ : mapping
@@ -246,6 +257,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "corruption_weight": [Interval(Real, 0, None, closed="left")],
         "corruption_layers": ["array-like"],
         "corruption_labels": [StrOptions(set(CORRUPTION_LABELS))],
+        "contrastive_weight": [Interval(Real, 0, None, closed="left")],
+        "contrastive_temperature": [Interval(Real, 0, None, closed="neither")],
+        "head_init": [StrOptions({"random", "probe"})],
         "meta_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "adaptation": [StrOptions({"full", "head", "lora"}), None],
         "lora_rank": [Interval(Integral, 1, None, closed="left")],
@@ -283,6 +297,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         corruption_weight: float = 0.1,
         corruption_layers: Sequence[int] = (-1,),
         corruption_labels: str = "epoch",
+        contrastive_weight: float = 0.0,
+        contrastive_temperature: float = 0.1,
+        head_init: str = "random",
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
         lora_rank: int = 8,
@@ -316,6 +333,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.corruption_weight = corruption_weight
         self.corruption_layers = corruption_layers
         self.corruption_labels = corruption_labels
+        self.contrastive_weight = contrastive_weight
+        self.contrastive_temperature = contrastive_temperature
+        self.head_init = head_init
         self.meta_epochs = meta_epochs
         self.adaptation = adaptation
         self.lora_rank = lora_rank
@@ -427,8 +447,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
         history: list[dict[str, Any]] = []
-        t, stage1 = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
-        net = stage_2(run, encoder, rows.where(used), t[used], classes, names, layers, history)
+        t, stage1, E = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
+        net = stage_2(run, encoder, replace(rows.where(used), embeddings=E), t[used], classes, names, layers, history)
         adapted = {}
         if self.adaptation is not None and not no_domains:
             for k, name in enumerate(names.tolist()):
@@ -754,7 +774,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Returns
         -------
         ndarray of float32, shape (n_samples, hidden)
-            For pairs under ``pair_encoding="bi"``, of shape (n_samples, 4 * hidden).
+            For pairs under ``pair_encoding="bi"``, of shape (n_samples, 3 * hidden).
         """
         check_is_fitted(self)
         tokens, _ = self._tokenize(X)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn import functional as F
+
+from .contrastive import contrastive_loss
 
 CORRUPTION_LABELS = ("epoch", "batch", "uniform")
 
@@ -118,25 +121,29 @@ def corruption_loss(logits: torch.Tensor, z: torch.Tensor, weight: torch.Tensor)
 
 
 class MetaFineTuningLoss:
-    """L = L_T + corruption_weight * L_C; with a weight of 0, the label loss alone.
+    """L = L_T + corruption_weight * L_C + contrastive_weight * L_S; a weight of 0 leaves its term out.
 
     Parameters
     ----------
     corruption_weight : float, default=0.0
         The paper's lambda.
+    contrastive_weight : float, default=0.0
+        Of `skmft.contrastive.contrastive_loss`, which the paper has not.
+    temperature : float, default=0.1
+        Of the contrastive loss.
     """
 
-    def __init__(self, corruption_weight: float = 0.0) -> None:
-        self.corruption_weight = corruption_weight
+    def __init__(
+        self, corruption_weight: float = 0.0, contrastive_weight: float = 0.0, temperature: float = 0.1
+    ) -> None:
+        self.corruption_weight, self.contrastive_weight = corruption_weight, contrastive_weight
+        self.temperature = temperature
 
     def __call__(
-        self,
-        output: tuple[torch.Tensor, torch.Tensor | None],
-        y: torch.Tensor,
-        batch: Mapping[str, torch.Tensor],
+        self, output: Sequence[Any], y: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The loss and what it is made of, as scalars; ``"loss"`` is the one to be minimised."""
-        logits, domain_logits = output
+        logits, domain_logits = output[:2]
         terms = {"label_loss": label_loss(logits, y, batch["weight"])}
         terms["loss"] = terms["label_loss"]
         if domain_logits is not None and self.corruption_weight > 0:
@@ -146,4 +153,9 @@ class MetaFineTuningLoss:
             guess = domain_logits.detach().argmax(-1)  # (n_layers, batch)
             terms["domain_accuracy"] = (guess == batch["domain"]).float().mean()
             terms["corrupted_label_accuracy"] = (guess == z).float().mean()
+        if self.contrastive_weight > 0:
+            terms["contrastive_loss"] = contrastive_loss(
+                output[2], y, batch["domain"], batch["weight"], self.temperature
+            )
+            terms["loss"] = terms["loss"] + self.contrastive_weight * terms["contrastive_loss"]
         return terms

@@ -220,7 +220,7 @@ class TrainingHistoryDisplay(_Display):
     def __init__(self, history: Sequence[Mapping[str, Any]]) -> None:
         self.curves: dict[str, list[float]] = {}
         for entry in history:
-            for key in ("label_loss", "corruption_loss"):
+            for key in ("label_loss", "corruption_loss", "contrastive_loss"):
                 if key in entry:
                     who = "meta-learner" if entry["stage"] == "meta" else str(entry["domain"])
                     self.curves.setdefault(f"{who}: {key.replace('_', ' ')}", []).append(entry[key])

@@ -362,13 +362,13 @@ def texts_apart(
 
 
 def pair_features(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """What is known of a pair from the embeddings of its texts: ``[u, v, |u - v|, u * v]`` (Conneau et al., EMNLP 2017)."""
-    return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
+    """What is known of a pair from the embeddings of its texts: ``[u, v, |u - v|]`` (Reimers & Gurevych, EMNLP 2019)."""
+    return torch.cat([u, v, (u - v).abs()], dim=-1)
 
 
 def embedding_width(encoder: Encoder, apart: bool) -> int:
-    """Numbers in the embedding of a row: `hidden`, or 4 times as many for pairs whose texts are encoded apart."""
-    return encoder.config.hidden_size * (4 if apart else 1)
+    """Numbers in the embedding of a row: `hidden`, or 3 times as many for pairs whose texts are encoded apart."""
+    return encoder.config.hidden_size * (3 if apart else 1)
 
 
 class TextClassifier(nn.Module):
@@ -427,18 +427,19 @@ class TextClassifier(nn.Module):
         attention_mask: torch.Tensor,
         token_type_ids: torch.Tensor | None = None,
         domain: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Label logits (batch, n_classes), and corruption logits (n_layers, batch, n_domains) or None.
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Label logits (batch, n_classes), corruption logits (n_layers, batch, n_domains) or None, embeddings.
 
         The corruption head runs only where there is one and `domain` is given, so that training without it
         costs nothing and draws no dropout masks for it.
         """
         inputs = (input_ids, attention_mask, token_type_ids)
         if self.corruption_head is None or domain is None:
-            return self._label_logits(self.embed(*inputs)), None
+            pooled = self.embed(*inputs)
+            return self._label_logits(pooled), None, pooled
         last, *chosen = self.pooled_layers([-1, *self.corruption_head.layers], *inputs)
         with torch.autocast(last.device.type, enabled=False):
-            return self._label_logits(last), self.corruption_head(chosen, domain)
+            return self._label_logits(last), self.corruption_head(chosen, domain), last
 
 
 def with_tensors(module: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:

@@ -35,6 +35,7 @@ from .networks import (
     tokenizer_fingerprint,
 )
 from .parts import ALONE, MicroBatches, Processes
+from .probe import PROBE_ROWS, linear_probe
 from .training import (
     FineTuningNet,
     TrainingSettings,
@@ -217,16 +218,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenized rows with labels and domains as numbers."""
+    """Tokenized rows with labels and domains as numbers, and their embeddings by the pre-trained encoder where known."""
 
     tokens: TokenizedTexts
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
+    embeddings: NDArray[np.float32] | None = None
 
     def where(self, mask: NDArray[np.bool_]) -> Rows:
         rows = np.flatnonzero(mask)
-        return Rows(self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows])
+        E = None if self.embeddings is None else self.embeddings[rows]
+        return Rows(self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows], E)
 
 
 def score_typicality(
@@ -237,10 +240,13 @@ def score_typicality(
     n_classes: int,
     n_domains: int,
     history: list[dict[str, Any]],
-) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Stage 1: t of every row, and the fitted attributes that belong to it."""
+) -> tuple[NDArray[np.float64], dict[str, Any], NDArray[np.float32] | None]:
+    """Stage 1: t of every row, the fitted attributes that belong to it, and, of few rows, the embeddings.
+
+    The last are those of rows of weight above 0, at most `PROBE_ROWS`; None for more.
+    """
     if not run.params.typicality_weighting:
-        return np.ones(len(rows.labels)), {}
+        return np.ones(len(rows.labels)), {}, None
     start = time.perf_counter()
     used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
     y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
@@ -260,6 +266,7 @@ def score_typicality(
         prototypes, shares = sums.prototypes()
         for part, E in embeddings.blocks():
             own[used[part]], cross[used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
+        few = embeddings.read(0, len(used)) if len(used) <= PROBE_ROWS else None
     # rows of weight 0 come last and apart, so that they change no batch of the others
     for part, E in run.embed_chunks(encoder, source, rows.tokens, unused, "typicality of rows of weight 0"):
         i = unused[part]
@@ -267,13 +274,14 @@ def score_typicality(
     own, cross, prototypes, shares = run.processes.first((own, cross, prototypes, shares))
     t = typicality(own, cross, run.params.typicality_balance)
     history.append({"stage": "typicality", "seconds": time.perf_counter() - start})
-    return t, {
+    attributes = {
         "prototypes_": prototypes[:, :, 0] if run.params.n_prototypes == 1 else prototypes,
         "prototype_shares_": shares,
         "own_similarity_": own,
         "cross_similarity_": cross,
         "typicality_": t,
     }
+    return t, attributes, few
 
 
 def meta_fine_tune(
@@ -289,22 +297,42 @@ def meta_fine_tune(
     """Stage 2: the meta-learner."""
     with run.generators("label head"):
         module = TextClassifier(encoder, len(classes), run.params.pooling, rows.tokens.apart)
-    corruption_weight = run.params.corruption_weight if len(names) > 1 else 0.0
+    if run.params.head_init == "probe":
+        balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
+        start_from_probe(run, module, rows, normalized_weights(t, rows.sample_weight, balance))
+    corruption_weight, contrastive_weight = 0.0, 0.0
+    if len(names) > 1:
+        corruption_weight, contrastive_weight = run.params.corruption_weight, run.params.contrastive_weight
     columns: dict[str, NDArray[np.int64]] = {}
     redraw: dict[str, Redraw] = {}
     if corruption_weight > 0:
         with run.generators("corruption head"):
             width = embedding_width(encoder, rows.tokens.apart)
             module.corruption_head = CorruptionHead(width, len(names), layers)
-        columns["domain"] = rows.domains
         redraw["corrupted"] = partial(
             draw_corrupted_labels,
             rows.domains,
             n_domains=len(names),
             method=run.params.corruption_labels,
         )
-    criterion = partial(MetaFineTuningLoss, corruption_weight)
+    if corruption_weight > 0 or contrastive_weight > 0:
+        columns["domain"] = rows.domains
+    criterion = partial(MetaFineTuningLoss, corruption_weight, contrastive_weight, run.params.contrastive_temperature)
     return train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw)
+
+
+def start_from_probe(run: Run, module: TextClassifier, rows: Rows, weight: NDArray[np.float64]) -> None:
+    """Set the label head to a linear probe of the encoder; see `skmft.probe`."""
+    E, chosen = rows.embeddings, np.arange(len(rows.labels))
+    if E is None:
+        if len(chosen) > PROBE_ROWS:
+            rng = np.random.default_rng(run.derive("probe"))
+            chosen = np.sort(rng.choice(chosen, PROBE_ROWS, replace=False))
+        E = run.embed(module.encoder, rows.tokens.subset(chosen), "linear probe")
+    head = linear_probe(E, rows.labels[chosen], weight[chosen], module.label_head.out_features)
+    with torch.no_grad():
+        for own, found in zip((module.label_head.weight, module.label_head.bias), run.processes.first(head)):
+            own.copy_(found)
 
 
 def meta_epochs(params: Any, n_rows: int) -> int:

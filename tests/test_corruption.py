@@ -149,7 +149,7 @@ def test_weight_zero_gives_the_head_no_gradient(tiny_module):
 
 def test_corruption_gradient_reaches_the_encoder_but_not_the_label_head(tiny_module):
     batch = batch_of()
-    _, logits = tiny_module(**batch)
+    logits = tiny_module(**batch)[1]
     corruption_loss(logits, batch["domain"].flip(0), torch.ones(6)).backward()
     assert tiny_module.label_head.weight.grad is None
     assert tiny_module.encoder.get_input_embeddings().weight.grad.abs().sum() > 0
@@ -169,7 +169,7 @@ def test_domain_embedding_never_changes_the_label_logits(tiny_module):
 def test_corruption_head_sees_real_tokens_of_its_layers_only(tiny_module):
     batch = batch_of()
     tiny_module.eval()
-    _, logits = tiny_module(**batch)
+    logits = tiny_module(**batch)[1]
     assert logits.shape == (2, 6, 2)
     altered = {**batch, "input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 29)}
     assert torch.allclose(logits, tiny_module(**altered)[1], atol=1e-6)

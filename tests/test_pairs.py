@@ -31,7 +31,7 @@ def make(model, **params):
 
 
 def embeddings_one_by_one(clf, encoder, pairs):
-    """[u, v, |u - v|, u * v], text by text, no batch and no padding, by numpy in float64."""
+    """[u, v, |u - v|], text by text, no batch and no padding, by numpy in float64."""
     rows = []
     for pair in pairs:
         vectors = []
@@ -43,7 +43,7 @@ def embeddings_one_by_one(clf, encoder, pairs):
                 )
             vectors.append(hidden[0] if clf.pooling == "cls" else hidden.mean(axis=0))
         u, v = vectors
-        rows.append(np.concatenate([u, v, np.abs(u - v), u * v]))
+        rows.append(np.concatenate([u, v, np.abs(u - v)]))
     return np.array(rows)
 
 
@@ -54,7 +54,7 @@ def test_embeddings_are_those_of_the_texts_alone(tiny_models, pairs, family, poo
     X = [*X, ("", "good " * 200), ("knife", "")]
     y, d = [*y, y[0], y[1]], [*d, d[0], d[1]]
     clf = make(tiny_models[family], pooling=pooling, adaptation=None, meta_epochs=1, max_length=24).fit(X, y, domains=d)
-    assert clf.transform(X).shape == (len(X), 4 * 32) == (len(X), len(clf.get_feature_names_out()))
+    assert clf.transform(X).shape == (len(X), 3 * 32) == (len(X), len(clf.get_feature_names_out()))
     np.testing.assert_allclose(
         clf.transform(X), embeddings_one_by_one(clf, clf.net_.module_.encoder, X), rtol=1e-4, atol=2e-5
     )
@@ -99,7 +99,7 @@ def test_baselines_take_it_too(tiny, pairs):
     X, y, d = pairs
     settings = {"epochs": 2, "learning_rate": 3e-3, "precision": "float32", "random_state": 0}
     mixed = MixedDomainClassifier(tiny, pair_encoding="bi", **settings).fit(X, y, domains=d)
-    assert mixed.classifier_.net_.module_.label_head.in_features == 4 * 32
+    assert mixed.classifier_.net_.module_.label_head.in_features == 3 * 32
     same = make(
         tiny, typicality_weighting=False, corruption_weight=0.0, adaptation=None, meta_epochs=2, batch_size=32
     ).fit(X, y, domains=d)
