@@ -48,6 +48,27 @@ from .networks import (
 from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
 
+PAPER: dict[str, Any] = {
+    "pooling": "mean",
+    "pair_encoding": "cross",
+    "max_length": 128,
+    "typicality_weighting": True,
+    "typicality_balance": 0.5,
+    "n_prototypes": 1,
+    "corruption_weight": 0.1,
+    "contrastive_weight": 0.0,
+    "head_init": "random",
+    "meta_epochs": 2,
+    "adaptation": "full",
+    "adaptation_epochs": 6,
+    "adaptation_learning_rate": None,
+    "learning_rate": 1e-5,
+    "batch_size": 32,
+    "weight_decay": 0.01,
+    "warmup_ratio": 0.1,
+    "max_grad_norm": 1.0,
+}
+
 
 class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
@@ -358,6 +379,32 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.unknown_domain = unknown_domain
         self.memory = memory
         self.distributed = distributed
+
+    @classmethod
+    def from_paper(cls, **params: Any) -> MetaFineTunedClassifier:
+        """Make a classifier with the paper's recipe, whatever the defaults are.
+
+        The two losses of the paper and no other, pairs as one row of tokens, a random label head, 2 epochs of meta
+        fine-tuning and 6 of adaptation at a learning rate of 1e-5 (the numbers of the authors' code, for BERT-base and
+        thousands of rows; few rows or a small encoder need more).
+
+        Parameters
+        ----------
+        **params
+            Any parameters of the class; they win over the recipe. The paper's layers are
+            ``corruption_layers=(2, 5, 8, 11)``, which only an encoder of 12 layers has.
+
+        Returns
+        -------
+        MetaFineTunedClassifier
+
+        Examples
+        --------
+        >>> from skmft import MetaFineTunedClassifier
+        >>> MetaFineTunedClassifier.from_paper(learning_rate=1e-4, meta_epochs="auto").contrastive_weight
+        0.0
+        """
+        return cls(**{**PAPER, **params})
 
     # ------------------------------------------------------------------ fit
 

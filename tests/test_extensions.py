@@ -126,3 +126,14 @@ def test_bad_parameters_are_named(tiny, data, params):
     X, y, d = data
     with pytest.raises(ValueError, match=next(iter(params))):
         make(tiny, **params).fit(X, y, domains=d)
+
+
+def test_the_paper_s_recipe_has_no_extension(tiny, data):
+    X, y, d = data
+    clf = MetaFineTunedClassifier.from_paper(model=tiny, batch_size=16, random_state=0).fit(X, y, domains=d)
+    assert set(clf.history_[1]) >= {"label_loss", "corruption_loss"} and "contrastive_loss" not in clf.history_[1]
+    assert [h["epochs"] for h in clf.history_[1:]] == [2] * 2 + [6] * 12
+    assert clf.get_params()["batch_size"] == 16 and clf.learning_rate == 1e-5
+    assert MetaFineTunedClassifier.from_paper(corruption_weight=0.3).corruption_weight == 0.3
+    with pytest.raises(TypeError, match="alpha"):
+        MetaFineTunedClassifier.from_paper(alpha=1)

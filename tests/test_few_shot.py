@@ -59,9 +59,10 @@ def test_plan(modules, capsys):
     few_shot, _ = modules
     args = few_shot.arguments(["--shots", "16", "64", "256", "1000"])
     cells = few_shot.plan(args)
-    n = len(few_shot.METHODS)  # of which SetFit is for reviews only; 64 shots are among those of inference, too
-    assert len(cells) == len(set(cells)) == (n * 2 + (n - 1) * 2 + (n - 1) * 3) * 5
+    n = len(few_shot.METHODS) - 1  # SetFit is for reviews, mix_bi for pairs; 64 shots are among those of inference, too
+    assert len(cells) == len(set(cells)) == (n * 2 + n * 2 + n * 3) * 5
     assert {c.task for c in cells if c.method == "setfit"} == {"amazon"}
+    assert {c.task for c in cells if c.method == "mix_bi"} == {"mnli", "hypernyms"}
     assert {c.shots for c in cells if c.task == "mnli"} == {64, 256, 1000}
     assert {c.source for c in cells if c.task == "hypernyms"} == {f"hypernyms {i}" for i in range(5)}
     for wrong in (["--shots", "7"], ["--model", "other"], ["--learning-rate", "1e-5"]):
