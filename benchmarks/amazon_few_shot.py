@@ -19,9 +19,8 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
-from tasks import HERE, draw, machine, split
+from tasks import HERE, draw, machine, paper, split
 
-from skmft import MetaFineTunedClassifier
 from skmft.stages import META_EPOCHS
 from skmft.training import auto_epochs
 
@@ -30,8 +29,8 @@ NAMES = {
     "embeddings": "un-tuned embeddings + logistic regression, a domain alone",
     "single": "fine-tuning, a domain alone",
     "pooled": "fine-tuning, all domains pooled",
-    "meta": "MFT: meta-learner",
-    "adapted": "MFT: adapted to each domain",
+    "meta": "the paper's MFT: meta-learner",
+    "adapted": "the paper's MFT: adapted to each domain",
 }
 PLAIN = {"typicality_weighting": False, "corruption_weight": 0.0, "adaptation": None}
 
@@ -40,7 +39,7 @@ Predictions = dict[str, tuple[np.ndarray, float]]  # of a method: predicted labe
 
 def embeddings(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
     start = time.perf_counter()
-    raw = MetaFineTunedClassifier(meta_epochs=1, learning_rate=1e-12, random_state=seed, **PLAIN)
+    raw = paper(meta_epochs=1, learning_rate=1e-12, random_state=seed, **PLAIN)
     raw.fit(train["text"], train["y"], domains=train["domain"])  # so small a rate leaves the encoder as it was
     fitted = {
         domain: make_pipeline(Normalizer(), LogisticRegression(max_iter=1000)).fit(raw.transform(own["text"]), own["y"])
@@ -54,7 +53,7 @@ def embeddings(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Prediction
 
 
 def single(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
-    batch = MetaFineTunedClassifier().batch_size
+    batch = paper().batch_size
     steps = auto_epochs(len(train), batch, **META_EPOCHS) * math.ceil(
         len(train) / batch
     )  # those of stage 2 on all rows
@@ -62,7 +61,7 @@ def single(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
     for domain, own in train.groupby("domain"):
         epochs = math.ceil(steps / math.ceil(len(own) / batch))
         start = time.perf_counter()
-        clf = MetaFineTunedClassifier(meta_epochs=epochs, random_state=seed, **PLAIN)
+        clf = paper(meta_epochs=epochs, random_state=seed, **PLAIN)
         clf.fit(own["text"], own["y"], domains=domain)
         seconds += time.perf_counter() - start
         theirs = test[test["domain"] == domain]
@@ -72,13 +71,13 @@ def single(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
 
 def pooled(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
     start = time.perf_counter()
-    clf = MetaFineTunedClassifier(random_state=seed, **PLAIN).fit(train["text"], train["y"], domains=train["domain"])
+    clf = paper(random_state=seed, **PLAIN).fit(train["text"], train["y"], domains=train["domain"])
     return {"pooled": (clf.predict(test["text"]), time.perf_counter() - start)}
 
 
 def mft(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Predictions:
     start = time.perf_counter()
-    clf = MetaFineTunedClassifier(random_state=seed).fit(train["text"], train["y"], domains=train["domain"])
+    clf = paper(random_state=seed).fit(train["text"], train["y"], domains=train["domain"])
     seconds = time.perf_counter() - start
     adapting = sum(h.get("seconds", 0.0) for h in clf.history_ if h["stage"] == "adaptation")
     return {

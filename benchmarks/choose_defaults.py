@@ -20,9 +20,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from tasks import HERE, draw, machine, split
-
-from skmft import MetaFineTunedClassifier
+from tasks import HERE, draw, machine, paper, split
 
 CELLS = HERE / "cells" / "choose_defaults"
 BATCH = 32
@@ -72,9 +70,7 @@ def run_meta() -> None:
             train, valid = rows(task, shots, seed)
             epochs = math.ceil(n_steps / math.ceil(len(train) / BATCH))
             start = time.perf_counter()
-            clf = MetaFineTunedClassifier(
-                learning_rate=rate, meta_epochs=epochs, adaptation=None, batch_size=BATCH, random_state=seed
-            )
+            clf = paper(learning_rate=rate, meta_epochs=epochs, adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(train["text"], train["y"], domains=train["domain"])
             cell = {"task": task, "shots": shots, "seed": seed, "learning_rate": rate, "steps": n_steps}
             cell["accuracy"] = clf.score(valid["text"], valid["y"])
@@ -90,7 +86,7 @@ def run_adaptation(
             if seed >= seeds or (CELLS / f"{name}.json").exists():
                 continue
             train, valid = rows(task, shots, seed)
-            clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
+            clf = paper(adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(train["text"], train["y"], domains=train["domain"])
             results = {"meta": clf.score(valid["text"], valid["y"])}
             for method, rate, n_epochs in settings:
@@ -115,7 +111,7 @@ def run_new_domain(
             others, own = train[train["domain"] != held], train[train["domain"] == held]
             own = own.groupby("y").head(shots // 2)
             test = valid[valid["domain"] == held]
-            clf = MetaFineTunedClassifier(adaptation=None, batch_size=BATCH, random_state=seed)
+            clf = paper(adaptation=None, batch_size=BATCH, random_state=seed)
             clf.fit(others["text"], others["y"], domains=others["domain"])
             results = {"meta": clf.score(test["text"], test["y"])}
             for method, rate, n_epochs in settings:

@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from tasks import HERE, draw, machine, split
+from tasks import HERE, draw, machine, paper, split
 
 import skmft.stages
 from skmft import MetaFineTunedClassifier
@@ -104,7 +104,7 @@ def gradients(clf: MetaFineTunedClassifier, train: pd.DataFrame) -> dict[str, fl
 
 def run(kind: str, weight: float, seed: int, pool: pd.DataFrame, test: pd.DataFrame) -> dict:
     train, _ = draw(pool, 50, seed)
-    clf = MetaFineTunedClassifier(corruption_weight=weight, adaptation=None, random_state=seed)
+    clf = paper(corruption_weight=weight, adaptation=None, random_state=seed)
     with ExitStack() as patches:
         if kind == "adversarial":
             patches.enter_context(mock.patch.object(skmft.stages, "CorruptionHead", AdversarialHead))

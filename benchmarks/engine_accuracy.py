@@ -1,6 +1,6 @@
 """What the fast engine costs in accuracy: the meta-learner as skmft trains it, and by a plain loop.
 
-Both run stages 1 and 2 at the default settings on the same rows of Amazon reviews. The plain loop is float32 throughout, with
+Both run stages 1 and 2 of the paper's recipe on the same rows of Amazon reviews. The plain loop is float32 throughout, with
 transformers' own dropout and attention, batches of 32 rows in random order, and prediction in batches of 32 rows as they come.
 Both are scored on the same rows: the frozen test rows and a further sample of those that no draw of the seed holds.
 One JSON file a cell (rows a domain x seed); finished cells are skipped.
@@ -23,9 +23,8 @@ import pandas as pd
 import torch
 import transformers
 from scipy import stats
-from tasks import HERE, draw, machine, split
+from tasks import HERE, draw, machine, paper, split
 
-from skmft import MetaFineTunedClassifier
 from skmft.corruption import CorruptionHead, MetaFineTuningLoss
 from skmft.networks import DEFAULT_MODEL, TextClassifier, find_encoder, load_tokenizer, pool
 from skmft.stages import META_EPOCHS
@@ -38,7 +37,7 @@ EXTRA_PER_DOMAIN = 600
 
 def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.ndarray:
     """Stages 1 and 2, and prediction, with none of the engine."""
-    params: dict[str, Any] = MetaFineTunedClassifier().get_params()
+    params: dict[str, Any] = paper().get_params()
     source = find_encoder(DEFAULT_MODEL)
     tokenizer = load_tokenizer(source, params["max_length"])
     encoder = transformers.AutoModel.from_pretrained(source.folder, dtype=torch.float32, attn_implementation="eager")
@@ -99,9 +98,7 @@ def cell(shots: int, seed: int) -> dict[str, Any]:
     extra = rest.groupby("domain").sample(EXTRA_PER_DOMAIN, random_state=seed)
     test = pd.concat([frozen, extra], ignore_index=True)
     start = time.perf_counter()
-    fast = MetaFineTunedClassifier(adaptation=None, random_state=seed).fit(
-        train["text"], train["y"], domains=train["domain"]
-    )
+    fast = paper(adaptation=None, random_state=seed).fit(train["text"], train["y"], domains=train["domain"])
     predicted = {"fast": fast.predict(test["text"])}
     middle = time.perf_counter()
     predicted["plain"] = plain_predictions(train, test["text"].tolist(), seed)
@@ -123,7 +120,7 @@ def report(seeds: int) -> str:
     lines = [
         "# What the fast engine costs in accuracy",
         "",
-        f"`python benchmarks/engine_accuracy.py --seeds {seeds}`: meta-learner at the default settings (all-MiniLM-L6-v2) on "
+        f"`python benchmarks/engine_accuracy.py --seeds {seeds}`: meta-learner by the paper's recipe (all-MiniLM-L6-v2) on "
         "Amazon reviews, trained by skmft's engine (bfloat16 kernels, batches of similar length, no dropout inside "
         f"attention) and by a plain float32 loop; both scored on {cells[0]['n_test']} reviews a seed (800 frozen test rows and "
         "others that the seed's draw does not hold). Accuracy in percent; difference with its 95% t interval over seeds. "

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tasks import HERE, draw, inputs, machine, split, text_columns
+from tasks import HERE, draw, inputs, machine, paper, split, text_columns
 
 from skmft import MetaFineTunedClassifier
 from skmft.baselines import (
@@ -317,15 +317,8 @@ def setfit(data: Data) -> Results:
     return {"setfit": (np.array(classes, dtype=object)[predicted], seconds)}
 
 
-# the paper's losses, under the optimisation of all others
-AS_OTHERS = {
-    "learning_rate": 1e-4,
-    "meta_epochs": "auto",
-    "adaptation_epochs": "auto",
-    "adaptation_learning_rate": "auto",
-}
-TW = {**AS_OTHERS, "corruption_weight": 0.0, "adaptation": None}
-DC = {**AS_OTHERS, "typicality_weighting": False, "adaptation": None}
+TW = {"corruption_weight": 0.0, "adaptation": None}
+DC = {"typicality_weighting": False, "adaptation": None}
 METHODS: dict[str, Callable[[Data], Results]] = {
     "tfidf": tfidf,
     "embeddings": embeddings,
@@ -333,9 +326,9 @@ METHODS: dict[str, Callable[[Data], Results]] = {
     "mtl": one_model("mtl", ours(MultiTaskClassifier)),
     "adv": one_model("adv", ours(DomainAdversarialClassifier)),
     "mix_bi": one_model("mix_bi", ours(MixedDomainClassifier, pair_encoding="bi")),
-    "tw": one_model("tw", ours(MetaFineTunedClassifier.from_paper, **TW)),
-    "dc": one_model("dc", ours(MetaFineTunedClassifier.from_paper, **DC)),
-    "paper": two_models("paper", "paper_adapted", ours(MetaFineTunedClassifier.from_paper, **AS_OTHERS)),
+    "tw": one_model("tw", ours(paper, **TW)),
+    "dc": one_model("dc", ours(paper, **DC)),
+    "paper": two_models("paper", "paper_adapted", ours(paper)),
     "mft": two_models("meta", "adapted", ours(MetaFineTunedClassifier)),
     "trainer": trainer,
     "setfit": setfit,

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from tasks import HERE, draw, machine, split
+from tasks import HERE, draw, machine, paper, split
 
 from skmft import MetaFineTunedClassifier
 from skmft.adaptation import domain_logits, domain_model
@@ -161,7 +161,7 @@ def run_cost(args: argparse.Namespace) -> None:
         if (CELLS / f"{name}.json").exists():
             continue
         if base is None:
-            base = MetaFineTunedClassifier(adaptation=None, meta_epochs=2, device=args.device, random_state=0)
+            base = paper(adaptation=None, meta_epochs=2, device=args.device, random_state=0)
             base.fit(train["text"], train["y"], domains=train["domain"])
         clf = copy.copy(base).set_params(adaptation=method, adaptation_epochs=2)
         for domain, own in train.groupby("domain"):
@@ -207,7 +207,7 @@ def run_accuracy(args: argparse.Namespace) -> None:
         if (CELLS / f"{name}.json").exists():
             continue
         train, _ = draw(pool, args.shots, seed)
-        clf = MetaFineTunedClassifier(adaptation=None, random_state=seed)
+        clf = paper(adaptation=None, random_state=seed)
         clf.fit(train["text"], train["y"], domains=train["domain"])
         right = {"meta": scored["y"] == clf.predict(scored["text"])}
         seconds = {}

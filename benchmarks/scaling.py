@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from skorch.callbacks import Callback
-from tasks import HERE, machine
-
-from skmft import MetaFineTunedClassifier
+from tasks import HERE, machine, paper
 
 WORDS = (
     "the of and a to in is it that was for on are with as his they be at one have this from or had by hot word but what some "
@@ -125,7 +123,7 @@ class StopAfter(Callback):
 def fit_until(n: int, steps: int) -> dict[str, float]:
     """Seconds of a fit up to stage 2, and of its first steps."""
     y, d = labels(n, 4)
-    clf = MetaFineTunedClassifier(random_state=0, callbacks=[StopAfter(steps)])
+    clf = paper(random_state=0, callbacks=[StopAfter(steps)])
     start = time.perf_counter()
     try:
         clf.fit(SyntheticTexts(n), y, domains=d)
@@ -157,7 +155,7 @@ def measure_domains(n_domains: int, adaptation: str) -> dict[str, Any]:
     y, d = labels(n, n_domains)
     X = SyntheticTexts(n)
     _, base = warm_up()
-    clf = MetaFineTunedClassifier(random_state=0, meta_epochs=1, adaptation=adaptation)
+    clf = paper(random_state=0, meta_epochs=1, adaptation=adaptation)
     taken = seconds(lambda: clf.fit(X, y, domains=d))
     fitted = memory("VmRSS") - base
     peak = memory("VmHWM") - base
@@ -180,9 +178,7 @@ def measure_candidates(candidates: int) -> dict[str, Any]:
     frame = pd.DataFrame({"text": SyntheticTexts(SEARCH_ROWS)[:], "domain": d})
     _, base = warm_up()
     with tempfile.TemporaryDirectory() as folder:
-        clf = MetaFineTunedClassifier(
-            random_state=0, meta_epochs=1, adaptation=None, domain_column="domain", memory=folder
-        )
+        clf = paper(random_state=0, meta_epochs=1, adaptation=None, domain_column="domain", memory=folder)
         grid = {"corruption_weight": np.linspace(0.01, 1, candidates).tolist()}
         search = GridSearchCV(clf, grid, cv=2, refit=False, error_score="raise")
         taken = seconds(lambda: search.fit(frame, y))

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import sklearn
 from sklearn.model_selection import GridSearchCV
-from tasks import HERE, draw, machine, split
+from tasks import HERE, draw, machine, paper, split
 
-from skmft import MetaFineTunedClassifier
 from skmft.metrics import make_domain_scorer
 from skmft.model_selection import DomainStratifiedKFold
 
@@ -49,7 +48,7 @@ class Watched:
 
 def search(memory, train):
     watched = Watched()
-    clf = MetaFineTunedClassifier(meta_epochs=2, adaptation=None, random_state=0, memory=memory)
+    clf = paper(meta_epochs=2, adaptation=None, random_state=0, memory=memory)
     folds = DomainStratifiedKFold(3, shuffle=True, random_state=0)
     grid = GridSearchCV(clf, GRID, scoring=watched, cv=folds, refit=False, error_score="raise")
     start = time.perf_counter()

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from skmft import MetaFineTunedClassifier
 from skmft.datasets import fetch_amazon_reviews, fetch_hypernym_pairs, fetch_mnli_genres, fetch_rated_snippets
+from skmft.networks import DEFAULT_MODEL
 
 HERE = Path(__file__).resolve().parent
 TEST_PER_CELL = {
@@ -129,6 +131,12 @@ def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.Data
     rest = pool.drop(index=chosen.index)
     rest = rest[~rest["group"].isin(set(chosen["group"]))]
     return chosen.reset_index(drop=True), rest.reset_index(drop=True)
+
+
+def paper(model: str = DEFAULT_MODEL, **params: Any) -> MetaFineTunedClassifier:
+    """The paper's losses under the optimisation of the defaults, so that results stay when defaults of extensions change."""
+    auto = dict.fromkeys(("meta_epochs", "adaptation_epochs", "adaptation_learning_rate"), "auto")
+    return MetaFineTunedClassifier.from_paper(model, **{"learning_rate": 1e-4, **auto, **params})
 
 
 def machine() -> str:

@@ -32,7 +32,7 @@ import torch
 import transformers
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
-from tasks import HERE, load, machine, text_columns
+from tasks import HERE, load, machine, paper, text_columns
 
 from skmft import MetaFineTunedClassifier
 from skmft.networks import DEFAULT_MODEL, find_encoder, load_tokenizer, reads_token_types
@@ -76,7 +76,7 @@ class Bench:
         self.lengths = self.fitted._tokenize(self.X)[0].lengths
 
     def ours(self, **params: Any) -> MetaFineTunedClassifier:
-        return MetaFineTunedClassifier(
+        return paper(
             self.folder, max_length=MAX_LENGTH, random_state=0, batch_size=self.batch, device=self.device, **params
         )
 

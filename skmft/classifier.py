@@ -381,7 +381,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.distributed = distributed
 
     @classmethod
-    def from_paper(cls, **params: Any) -> MetaFineTunedClassifier:
+    def from_paper(cls, model: str = DEFAULT_MODEL, **params: Any) -> MetaFineTunedClassifier:
         """Make a classifier with the paper's recipe, whatever the defaults are.
 
         The two losses of the paper and no other, pairs as one row of tokens, a random label head, 2 epochs of meta
@@ -390,8 +390,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         Parameters
         ----------
+        model : str, default="sentence-transformers/all-MiniLM-L6-v2"
+            As in the class.
         **params
-            Any parameters of the class; they win over the recipe. The paper's layers are
+            Any other parameters of the class; they win over the recipe. The paper's layers are
             ``corruption_layers=(2, 5, 8, 11)``, which only an encoder of 12 layers has.
 
         Returns
@@ -404,7 +406,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         >>> MetaFineTunedClassifier.from_paper(learning_rate=1e-4, meta_epochs="auto").contrastive_weight
         0.0
         """
-        return cls(**{**PAPER, **params})
+        return cls(model, **{**PAPER, **params})
 
     # ------------------------------------------------------------------ fit
 
