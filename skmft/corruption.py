@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from .contrastive import contrastive_loss
+from .contrastive import batch_contrastive_loss
 
 CORRUPTION_LABELS = ("epoch", "batch", "uniform")
 
@@ -154,8 +154,6 @@ class MetaFineTuningLoss:
             terms["domain_accuracy"] = (guess == batch["domain"]).float().mean()
             terms["corrupted_label_accuracy"] = (guess == z).float().mean()
         if self.contrastive_weight > 0:
-            terms["contrastive_loss"] = contrastive_loss(
-                output[2], y, batch["domain"], batch["weight"], self.temperature
-            )
+            terms["contrastive_loss"] = batch_contrastive_loss(output[2], y, batch, self.temperature)
             terms["loss"] = terms["loss"] + self.contrastive_weight * terms["contrastive_loss"]
         return terms

@@ -154,7 +154,7 @@ class Processes:
 ALONE = Processes()
 
 
-def parts_of(batch: Batch, processes: Processes, rows: int) -> Iterator[tuple[Batch, float]]:
+def parts_of(batch: Batch, processes: Processes, rows: int) -> Iterator[tuple[Batch, float, slice]]:
     """Parts of a batch that are for one of the processes.
 
     Parameters
@@ -171,6 +171,8 @@ def parts_of(batch: Batch, processes: Processes, rows: int) -> Iterator[tuple[Ba
         Without columns that are padding in all of its rows.
     share : float
         Its share of the batch's rows. A process that is left without rows gets one row, with a share of 0.
+    place : slice
+        Its rows in the batch.
     """
     inputs, y = batch
     n = len(y)
@@ -182,11 +184,11 @@ def parts_of(batch: Batch, processes: Processes, rows: int) -> Iterator[tuple[Ba
         b = min(a + rows, stop)
         share = 0.0 if idle else (b - a) / n
         if b - a == n:
-            yield batch, share
+            yield batch, share, slice(0, n)
             return
         longest = int(inputs["attention_mask"][a:b].sum(1).max())
         part = {name: v[a:b, :longest] if v.ndim > 1 else v[a:b] for name, v in inputs.items()}
-        yield (part, y[a:b]), share
+        yield (part, y[a:b]), share, slice(a, b)
 
 
 class MicroBatches:

@@ -284,6 +284,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
                 "adapted_domains": [_encode(d) for d in clf.adapted_weights_],
                 "corruption_layers": None if corruption is None else list(corruption.layers),
                 "is_pair": clf.is_pair_,
+                "pair_encoding": clf.pair_encoding_,
                 "seed": clf.seed_,
                 "feature_names_in": [_encode(n) for n in clf.feature_names_in_]
                 if hasattr(clf, "feature_names_in_")
@@ -428,6 +429,9 @@ def load(cls: type, path: str | os.PathLike) -> Any:
         if len(clf.classes_) < 2 or not len(clf.domains_):
             raise ValueError("fewer than two classes, or no domain")
         clf.is_pair_, clf.seed_ = _typed(content["is_pair"], bool), _typed(content["seed"], int)
+        clf.pair_encoding_ = content["pair_encoding"]
+        if clf.pair_encoding_ not in (("bi", "cross") if clf.is_pair_ else (None,)):
+            raise ValueError(f"pair_encoding is {clf.pair_encoding_!r}")
         clf.history_ = [{k: _decode(v) for k, v in entry.items()} for entry in content["history"]]
         if content["n_features_in"] is not None:
             clf.n_features_in_ = _typed(content["n_features_in"], int)
@@ -522,7 +526,7 @@ def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
     path = folder / "heads.safetensors"
     heads = _tensors(path)
     with _reading(path), run.generators("label head"):
-        apart = clf._encodes_apart(clf.is_pair_)
+        apart = clf.pair_encoding_ == "bi"
         width = embedding_width(encoder, apart)
         module = TextClassifier(encoder, len(clf.classes_), clf.pooling, apart)
         if layers is not None:

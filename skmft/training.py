@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from .batches import BucketedIterator, TrainingRows
+from .contrastive import WholeBatch
 from .encoding import TokenizedTexts, sorted_batches
 from .kernels import FastBfloat16
 from .parts import ALONE, MicroBatches, Processes, parts_of
@@ -204,9 +205,15 @@ class FineTuningNet(NeuralNet):
         self._set_training(True)
         device = torch.device(self.device)
         totals: dict[str, torch.Tensor] = {}
-        for (x, y), share in parts_of(batch, self.processes, self.micro_batch_size or len(batch[1])):
+        parts = list(parts_of(batch, self.processes, self.micro_batch_size or len(batch[1])))
+        contrast = getattr(self.criterion_, "contrastive_weight", 0) > 0
+        wholes = self._whole_batches(batch, parts) if contrast and len(parts[0][0][1]) < len(batch[1]) else {}
+        for i, ((x, y), share, _) in enumerate(parts):
             y_pred = self.infer(x)
-            terms = self.criterion_(y_pred, y.to(device), {name: value.to(device) for name, value in x.items()})
+            about: dict[str, Any] = {name: value.to(device) for name, value in x.items()}
+            if i in wholes:
+                about["whole"] = wholes[i]
+            terms = self.criterion_(y_pred, y.to(device), about)
             (share * terms["loss"]).backward()
             totals = {name: totals.get(name, 0) + share * value.detach() for name, value in terms.items()}
         self.processes.stop_if_any_is_out_of_memory(device)
@@ -222,6 +229,22 @@ class FineTuningNet(NeuralNet):
                 )
         whole = len(y) == len(batch[1])
         return {"loss": torch.tensor(values[list(totals).index("loss")]), "y_pred": y_pred if whole else None}
+
+    def _whole_batches(self, batch: Any, parts: list[Any]) -> dict[int, WholeBatch]:
+        """For every part that has rows of its own, the batch that it is of: all rows are embedded once, without gradients."""
+        device = torch.device(self.device)
+        x, y = batch
+        embeddings = torch.zeros(len(y), self.module_.label_head.in_features, device=device)
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        with torch.no_grad(), autocast(device, self.dtype):
+            for (inputs, _), share, place in parts:
+                if share:
+                    found = self.module_.embed(**{name: inputs[name].to(device) for name in names if name in inputs})
+                    embeddings[place] = found.float()
+        self.processes.stop_if_any_is_out_of_memory(device)
+        self.processes.add(embeddings)
+        others = (y.to(device), x["domain"].to(device), x["weight"].to(device))
+        return {i: WholeBatch(embeddings, *others, place) for i, (_, share, place) in enumerate(parts) if share}
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> FineTuningNet:
         self.interrupted_ = False

@@ -48,7 +48,8 @@ def plain(tiny):
     """Plain fine-tuning by the engine's own parameters."""
 
     def maker(**params):
-        quick = {"meta_epochs" if k == "epochs" else k: v for k, v in QUICK.items()}
+        quick = {"contrastive_weight": 0, "head_init": "random", "pair_encoding": "cross"}
+        quick |= {"meta_epochs" if k == "epochs" else k: v for k, v in QUICK.items()}
         return MetaFineTunedClassifier(tiny, **{**quick, **PLAIN, **params})
 
     return maker
@@ -309,7 +310,8 @@ def test_parameters(cls, quick):
     assert twin.set_params(learning_rate=0.25).learning_rate == 0.25 and clf.learning_rate == 0.5
     ours, theirs = (inspect.signature(c.__init__).parameters for c in (cls, MetaFineTunedClassifier))
     own = {"epochs", "unknown_domain", "adversarial_weight", "adversarial_schedule"}
-    for name in set(ours) - own:
+    assert ours["pair_encoding"].default == "cross"  # what the paper's baselines do
+    for name in set(ours) - own - {"pair_encoding"}:
         assert ours[name].default == theirs[name].default, name
     assert ours["epochs"].default == theirs["meta_epochs"].default
     assert clf.__sklearn_tags__().input_tags == MetaFineTunedClassifier().__sklearn_tags__().input_tags

@@ -106,31 +106,31 @@ def test_typicality_weighting_changes_the_training_only_where_it_is_on(make, dat
 
 def test_weight_zero_of_corruption_equals_a_run_without_the_head(make, data, monkeypatch):
     X, y, d = data
-    without = make(corruption_weight=0).fit(X, y, domains=d)
+    without = make(corruption_weight=0, contrastive_weight=0).fit(X, y, domains=d)
     assert without.net_.module_.corruption_head is None
 
-    def always_with_a_head(encoder, n_classes, pooling):
-        module = TextClassifier(encoder, n_classes, pooling)
+    def always_with_a_head(*args):
+        module = TextClassifier(*args)
         module.corruption_head = CorruptionHead(32, 2, [2])
         heads.append(copy.deepcopy(module.corruption_head))
         return module
 
     heads = []
     monkeypatch.setattr("skmft.stages.TextClassifier", always_with_a_head)
-    with_head = make(corruption_weight=0).fit(X, y, domains=d)
+    with_head = make(corruption_weight=0, contrastive_weight=0).fit(X, y, domains=d)
     assert same(without, with_head)
     np.testing.assert_array_equal(without.predict_proba(X, domains=d), with_head.predict_proba(X, domains=d))
     for now, then in zip(with_head.net_.module_.corruption_head.parameters(), heads[0].parameters(), strict=True):
         assert torch.equal(now, then)  # neither gradient nor decay reached it
     monkeypatch.undo()
-    assert not same(without, make(corruption_weight=0.5).fit(X, y, domains=d))
+    assert not same(without, make(corruption_weight=0.5, contrastive_weight=0).fit(X, y, domains=d))
 
 
 def test_history(fitted):
     stages = [h["stage"] for h in fitted.history_]
     assert stages == ["typicality", *["meta"] * 4, *["adaptation"] * 4]
     meta = [h for h in fitted.history_ if h["stage"] == "meta"]
-    wanted = {"stage", "epochs", "epoch", "label_loss", "corruption_loss", "domain_accuracy"}
+    wanted = {"stage", "epochs", "epoch", "label_loss", "corruption_loss", "contrastive_loss", "domain_accuracy"}
     assert wanted | {"corrupted_label_accuracy", "learning_rate", "seconds"} == set(meta[0])
     assert meta[-1]["label_loss"] < meta[0]["label_loss"]
     assert [h["domain"] for h in fitted.history_[5:]] == ["books"] * 2 + ["kitchen"] * 2

@@ -73,6 +73,9 @@ def test_two_processes_train_what_one_trains(one, two, case):
 def test_all_processes_end_with_the_same(two, case):
     first, second = (result[case] for result in two)
     assert first["seed"] == second["seed"]
+    if case == "out of memory":  # the second process also predicts in smaller batches, which round otherwise
+        np.testing.assert_allclose(second["logits"], first["logits"], atol=1e-6)
+        second = {**second, "logits": first["logits"]}
     assert_same(second, first, atol=0)
 
 

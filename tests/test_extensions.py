@@ -15,6 +15,7 @@ from skmft.probe import PROBE_ROWS, linear_probe
 
 def make(model, **params):
     settings = {"meta_epochs": 3, "adaptation": None, "learning_rate": 3e-3, "batch_size": 16, "random_state": 0}
+    settings |= {"contrastive_weight": 0.0, "head_init": "random"}
     return MetaFineTunedClassifier(model, precision="float32", **{**settings, **params})
 
 

@@ -196,20 +196,22 @@ def test_inference_halves_its_batches(fitted, data, monkeypatch):
 
 
 def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monkeypatch):
-    from skmft import stages
+    from skmft import networks
 
     X, y, d = make_texts(80)  # of 7 to 11 tokens
     params = {"adaptation": None, "meta_epochs": 1, "max_length": 16, "batch_size": 16}
     expected = make(**params).fit(X, y, domains=d)
-    pool, failed, done = stages.pool, [], []
+    pool, failed, done = networks.pool, [], []
 
     def limited(hidden, *args):
+        if torch.is_grad_enabled():
+            return pool(hidden, *args)  # training
         (failed if hidden.shape[0] * hidden.shape[1] > 140 else done).append(hidden.shape[:2])
         if failed and failed[-1] == hidden.shape[:2]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return pool(hidden, *args)
 
-    monkeypatch.setattr(stages, "pool", limited)
+    monkeypatch.setattr(networks, "pool", limited)
     with pytest.warns(UserWarning, match="inference: out of memory with 23 rows at a time") as warned:
         clf = make(**params).fit(X, y, domains=d)
     assert len(warned) == 1
@@ -262,9 +264,10 @@ def test_parts_make_up_the_batch(n, size, rows):
     for rank in range(size):
         parts = list(parts_of(batch, Processes(rank, size), rows))
         assert parts
-        for (x, y), share in parts:
+        for (x, y), share, place in parts:
             assert len(y) <= rows
             assert torch.equal(x["weight"], y)
+            assert torch.equal(y, batch[1][place])
             assert x["attention_mask"].sum() == lengths[y].sum()
             assert x["attention_mask"].shape[1] == (lengths[y].max() if len(y) < n else lengths.max())
             assert share == pytest.approx(len(y) / n) or (share == 0 and len(y) == 1)
@@ -276,6 +279,6 @@ def test_parts_make_up_the_batch(n, size, rows):
 
 def test_a_batch_that_fits_is_passed_on_as_it_is():
     batch = {"attention_mask": torch.ones(3, 2)}, torch.arange(3)
-    [(whole, share)] = parts_of(batch, ALONE, 3)
+    [(whole, share, place)] = parts_of(batch, ALONE, 3)
     assert whole is batch
-    assert share == 1
+    assert share == 1 and place == slice(0, 3)

@@ -101,7 +101,14 @@ def test_baselines_take_it_too(tiny, pairs):
     mixed = MixedDomainClassifier(tiny, pair_encoding="bi", **settings).fit(X, y, domains=d)
     assert mixed.classifier_.net_.module_.label_head.in_features == 3 * 32
     same = make(
-        tiny, typicality_weighting=False, corruption_weight=0.0, adaptation=None, meta_epochs=2, batch_size=32
+        tiny,
+        head_init="random",
+        contrastive_weight=0.0,
+        typicality_weighting=False,
+        corruption_weight=0.0,
+        adaptation=None,
+        meta_epochs=2,
+        batch_size=32,
     ).fit(X, y, domains=d)
     np.testing.assert_array_equal(mixed.decision_function(X), same.decision_function(X))
     MultiTaskClassifier(tiny, pair_encoding="bi", **settings).fit(X, y, domains=d).predict(X, domains=d)
@@ -121,6 +128,17 @@ def test_onnx_takes_two_texts_a_row(tiny, pairs, tmp_path):
     )
     with pytest.raises(ValueError, match="pair_encoding='bi'"):
         clf.to_transformers()
+
+
+def test_auto_depends_on_the_number_of_rows(tiny, pairs, monkeypatch):
+    X, y, d = pairs
+    few = make(tiny, adaptation=None, meta_epochs=1).set_params(pair_encoding="auto").fit(X, y, domains=d)
+    assert few.pair_encoding_ == "bi" and few.transform(X).shape[1] == 3 * 32
+    monkeypatch.setattr("skmft.classifier.MOST_ROWS_APART", len(X) - 1)
+    many = make(tiny, adaptation=None, meta_epochs=1).set_params(pair_encoding="auto").fit(X, y, domains=d)
+    assert many.pair_encoding_ == "cross" and many.transform(X).shape[1] == 32
+    texts = make(tiny, adaptation=None, meta_epochs=1).fit([a for a, _ in X], y, domains=d)
+    assert texts.pair_encoding_ is None
 
 
 def test_unknown_form(tiny, pairs):
