@@ -37,7 +37,10 @@ BI = {**PLAIN, "pair_encoding": "bi"}
 PROBE = {"head_init": "probe"}
 CONTRAST = {"contrastive_weight": 0.5}
 MFT = {"typicality_weighting": True, "corruption_weight": 0.1}
+FROZEN = {**PROBE, "learning_rate": 1e-12, "meta_epochs": 1}  # the probe, and next to no training
 SETTINGS: dict[str, dict[str, Any]] = {
+    "frozen": {**PLAIN, **FROZEN},
+    "frozen, bi": {**BI, **FROZEN},
     "mix": PLAIN,  # plain fine-tuning of all domains together: what the others are compared with
     "paper": {**PLAIN, **MFT},
     "bi": BI,
