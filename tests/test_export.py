@@ -162,7 +162,7 @@ def test_pairs_to_onnx(make, tmp_path):
     ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     texts, y, d = make_texts(24)
     pairs = pd.DataFrame({"a": texts, "b": texts[::-1]})
-    clf = make(meta_epochs=1, adaptation=None).fit(pairs, y, domains=d)
+    clf = make(meta_epochs=1, adaptation=None, pair_encoding="cross").fit(pairs, y, domains=d)
     names = clf.to_onnx(tmp_path / "model.onnx")
     clf.to_onnx(tmp_path / "new" / "folder" / "model.onnx")
     assert names == ["input_ids", "attention_mask", "token_type_ids"]

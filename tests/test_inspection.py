@@ -99,6 +99,7 @@ def test_history(fitted):
     assert list(display.curves) == [
         "meta-learner: label loss",
         "meta-learner: corruption loss",
+        "meta-learner: contrastive loss",
         "books: label loss",
         "kitchen: label loss",
     ]

@@ -75,7 +75,7 @@ def test_pooled_layers_agree_with_the_hidden_states_that_hooks_see(tiny_models, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("pairs", [None, "cross", "bi"])
 def test_all_families_fit_and_predict(tiny_models, family, pooling, pairs):
     X, y, d = make_texts(24)
     if pairs:
@@ -83,6 +83,7 @@ def test_all_families_fit_and_predict(tiny_models, family, pooling, pairs):
     clf = MetaFineTunedClassifier(
         tiny_models[family],
         pooling=pooling,
+        pair_encoding=pairs or "auto",
         corruption_layers=(1, -1),
         meta_epochs=2,
         adaptation_epochs=1,
@@ -93,7 +94,7 @@ def test_all_families_fit_and_predict(tiny_models, family, pooling, pairs):
     proba = clf.predict_proba(X, domains=d)
     assert np.isfinite(proba).all()
     assert np.allclose(proba.sum(1), 1)
-    assert clf.transform(X).shape == (24, 32)
+    assert clf.transform(X).shape == (24, 96 if pairs == "bi" else 32)
     assert clf.history_[1]["corruption_loss"] > 0
     assert set(clf.predict(X)) <= {"neg", "pos"}
 
