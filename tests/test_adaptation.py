@@ -18,6 +18,7 @@ from skmft.adaptation import domain_logits, domain_model, has_own_encoder
 from skmft.lora import LoraSettings, adapted_layers, add_adapters, check_settings, default_targets, rowwise_logits
 from skmft.networks import TextClassifier, find_encoder, load_encoder
 from skmft.stages import ADAPTATION_LEARNING_RATES
+from skmft.training import autocast
 
 peft = pytest.importorskip("peft", reason="needs the extra skmft[lora]")
 DOMAINS = ["books", "dvd", "kitchen", "music"]
@@ -410,3 +411,17 @@ def test_adapters_that_are_added_change_nothing_yet(tiny):
     trained = {n for n, p in encoder.named_parameters() if p.requires_grad}
     assert trained
     assert all(".lora_A." in n or ".lora_B." in n for n in trained)
+
+
+def test_own_linear_layers_are_held_in_the_type_they_are_multiplied_in(motley, data4):
+    """Half the memory, and the same answers as autocast gives, which would cast them for every batch."""
+    tokens, _ = motley._tokenize(data4[0])
+    batch = tokens.batch(np.arange(len(tokens)))
+    tensors = motley.adapted_weights_["full"]
+    wide = domain_model(motley.net_.module_, tensors)
+    narrow = domain_model(motley.net_.module_, tensors, torch.bfloat16)
+    types = {n: p.dtype for n, p in narrow.named_parameters()}
+    linear = {f"{n}.weight" for n, m in narrow.named_modules() if isinstance(m, torch.nn.Linear) and "encoder" in n}
+    assert linear and {n for n, dtype in types.items() if dtype == torch.bfloat16} == linear
+    with torch.inference_mode(), autocast(torch.device("cpu"), torch.bfloat16):
+        assert torch.equal(narrow.label_logits(**batch), wide.label_logits(**batch))
