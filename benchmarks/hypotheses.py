@@ -108,9 +108,9 @@ def report() -> str:
         for setting in [s for s in SETTINGS if s in table]:
             own = table[setting].dropna()
             difference = (own - table["mix"]).dropna() if "mix" in table else own[:0]
-            change = (
-                "" if setting == "mix" or not len(difference) else f"{difference.mean():+.1f} ± {half(difference):.1f}"
-            )
+            change = ""
+            if setting != "mix" and len(difference):
+                change = f"{difference.mean():+.1f}" + (f" ± {half(difference):.1f}" if len(difference) > 1 else "")
             lines.append(f"| {setting} | {len(own)} | {own.mean():.1f} | {change} |")
     return "\n".join(lines) + "\n"
 
