@@ -180,7 +180,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     memory : str, path or joblib.Memory, default=None
         Folder where token ids and the pre-trained encoder's embeddings are kept, one a text, so that the candidates and
         folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
-        encoder's name and weights, its tokenizer, `max_length`, `pooling` and the precision, and on nothing else.
+        encoder's name and weights, its tokenizer, `max_length`, `pooling`, the pair encoding and the precision, and on nothing else.
     distributed : bool, default=False
         Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
         ``skmft[distributed]``). Each process calls them with all rows; every batch of `batch_size` rows is shared among
@@ -198,7 +198,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Training rows (of weight above 0) of every domain and class.
     prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
         Class-domain prototypes, NaN where a domain lacks a class; with ``n_prototypes > 1`` of shape
-        (n_domains, n_classes, n_prototypes, hidden).
+        (n_domains, n_classes, n_prototypes, hidden). Of pairs that are encoded apart, 3 * hidden numbers instead of hidden.
     prototype_shares_ : ndarray of shape (n_domains, n_classes, n_prototypes)
         Share of the weight that each prototype stands for.
     typicality_ : ndarray of shape (n_samples,)

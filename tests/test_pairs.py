@@ -130,6 +130,16 @@ def test_onnx_takes_two_texts_a_row(tiny, pairs, tmp_path):
         clf.to_transformers()
 
 
+def test_sentence_transformer_embeds_the_single_texts(tiny, pairs):
+    pytest.importorskip("sentence_transformers")
+    X, y, d = pairs
+    clf = make(tiny).fit(X, y, domains=d)
+    encoder = clf.to_sentence_transformer()
+    for column, place in enumerate((slice(0, 32), slice(32, 64))):
+        found = encoder.encode([pair[column] for pair in X], show_progress_bar=False)
+        np.testing.assert_allclose(found, clf.transform(X)[:, place], atol=1e-5)
+
+
 def test_auto_depends_on_the_number_of_rows(tiny, pairs, monkeypatch):
     X, y, d = pairs
     few = make(tiny, adaptation=None, meta_epochs=1).set_params(pair_encoding="auto").fit(X, y, domains=d)
