@@ -180,7 +180,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     memory : str, path or joblib.Memory, default=None
         Folder where token ids and the pre-trained encoder's embeddings are kept, one a text, so that the candidates and
         folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
-        encoder's name and weights, its tokenizer, `max_length`, `pooling`, the pair encoding and the precision, and on nothing else.
+        encoder's name and weights, its tokenizer, `max_length`, `pooling`, how pairs are encoded and the precision, and on
+        nothing else.
     distributed : bool, default=False
         Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
         ``skmft[distributed]``). Each process calls them with all rows; every batch of `batch_size` rows is shared among
