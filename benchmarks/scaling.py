@@ -286,6 +286,7 @@ def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--search-repeats", type=int, help="of the points of candidates; default as --repeats")
     parser.add_argument("--million", type=int, nargs="?", const=10**6, metavar="TEXTS")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--point", nargs=2, metavar=("SERIES", "X"), help=argparse.SUPPRESS)
@@ -297,12 +298,14 @@ def main() -> None:
     if args.quick:
         folder = results = Path(tempfile.mkdtemp())
         sizes, args.repeats, args.million = QUICK, 1, 40_000
+    searches = args.search_repeats or args.repeats
     points: dict[str, dict[int, dict[str, float]]] = {}
     machines = set()
     for series, xs in sizes.items():
         points[series] = {}
+        repeats = searches if series == "candidates" else args.repeats
         for x in xs:
-            runs = [run_point(folder, series, x, r) for r in range(args.repeats)]
+            runs = [run_point(folder, series, x, r) for r in range(repeats)]
             machines |= {r["machine"] for r in runs}
             names = runs[0]["values"]
             points[series][x] = {name: statistics.median(r["values"][name] for r in runs) for name in names}
@@ -310,10 +313,11 @@ def main() -> None:
     if args.million:
         cell = run_point(folder, "million", args.million, 0)
         big, machines = cell["values"], machines | {cell["machine"]}
-    command = "python benchmarks/scaling.py" + (f" --million {args.million}" if args.million else "")
+    command = f"python benchmarks/scaling.py --repeats {args.repeats} --search-repeats {searches}"
+    command += f" --million {args.million}" if args.million else ""
     about = [
-        f"`{command}`: all-MiniLM-L6-v2 at the default settings, synthetic texts of 4 to 16 common words; every point in "
-        f"a fresh process, median of {args.repeats}. Seconds of stage 1 contain reading and tokenizing the texts, but not the "
+        f"`{command}`: all-MiniLM-L6-v2 by the paper's recipe, synthetic texts of 4 to 16 common words; every point in "
+        f"a fresh process, median of {args.repeats} (of {searches} of a search). Seconds of stage 1 contain reading and tokenizing the texts, but not the "
         "constant of a fit (of 64 texts: loading weights, mostly). Memory is resident memory over that of the same process "
         f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one "
         f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
