@@ -317,9 +317,10 @@ def main() -> None:
     command += f" --million {args.million}" if args.million else ""
     about = [
         f"`{command}`: all-MiniLM-L6-v2 by the paper's recipe, synthetic texts of 4 to 16 common words; every point in "
-        f"a fresh process, median of {args.repeats} (of {searches} of a search). Seconds of stage 1 contain reading and tokenizing the texts, but not the "
-        "constant of a fit (of 64 texts: loading weights, mostly). Memory is resident memory over that of the same process "
-        f"at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one "
+        f"a fresh process, median of {args.repeats} (of {searches} of a search). Seconds of stage 1 contain reading and "
+        "tokenizing the texts, but not the constant of a fit (of 64 texts: loading weights, mostly). Memory is resident "
+        "memory over that of the same process at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. "
+        f"Domains: {ROWS_A_DOMAIN} rows each, one "
         f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
         "one epoch, `memory=`. "
         f"Machine: {'; '.join(sorted(machines))}.",
