@@ -53,30 +53,32 @@ NAMES = {
 def reptile(run: Any, encoder: Any, rows: Any, t: Any, classes: Any, names: Any, layers: Any, history: Any) -> Any:
     """In place of stage 2: an initialisation that moves toward what a few steps on one domain make of it.
 
-    A. Nichol, J. Achiam, J. Schulman, "On First-Order Meta-Learning Algorithms", 2018 (algorithm 1), as many optimiser steps as
-    stage 2 takes; the outer step size falls linearly from 1 to 0.
+    A. Nichol, J. Achiam, J. Schulman, "On First-Order Meta-Learning Algorithms", 2018 (algorithm 1), with as many optimiser
+    steps as stage 2 takes, or a few more; AdamW starts anew in every round, and the outer step size falls linearly to 0.
     """
     with run.generators("label head"):
         module = TextClassifier(encoder, len(classes), run.params.pooling, rows.tokens.apart)
     size, rng = run.params.batch_size, np.random.default_rng(run.derive("reptile"))
     steps = meta_epochs(run.params, len(rows.labels)) * math.ceil(len(rows.labels) / size)
-    rounds = math.ceil(steps / INNER_STEPS)
+    taken, rounds = 0, 0
     settings = replace(run.settings(run.params.learning_rate), warmup_ratio=0.0)
-    for i in range(rounds):
+    while taken < steps:
         own = np.flatnonzero(rows.domains == rng.integers(len(names)))
         chosen = rng.choice(own, min(len(own), INNER_STEPS * size), replace=False)
-        inner = copy.deepcopy(module)
+        inner, per_epoch = copy.deepcopy(module), math.ceil(len(chosen) / size)
+        epochs = max(1, round(INNER_STEPS / per_epoch))
         fine_tune(
             inner,
             TrainingRows(rows.tokens.subset(chosen), rows.labels[chosen], np.ones(len(chosen))),
             MetaFineTuningLoss,
             settings,
-            epochs=max(1, round(INNER_STEPS / math.ceil(len(chosen) / size))),
-            seed=run.derive(f"reptile {i}"),
+            epochs=epochs,
+            seed=run.derive(f"reptile {rounds}"),
         )
         with torch.no_grad():
             for outer, found in zip(module.parameters(), inner.parameters()):
-                outer.lerp_(found, 1 - i / rounds)
+                outer.lerp_(found.to(outer.device), 1 - taken / steps)
+        taken, rounds = taken + epochs * per_epoch, rounds + 1
     return run.net(module)
 
 

@@ -46,8 +46,9 @@ _PARAMETERS = """Parameters
         Hugging Face name or local folder of a pre-trained encoder, as in `MetaFineTunedClassifier`; so are all others.
     pooling : {"mean", "cls"}, default="mean"
         How token vectors become one vector a text: mean over real tokens, or the first token.
-    pair_encoding : {"cross", "bi"}, default="cross"
-        Whether the texts of a pair are encoded together, as one row of tokens, or each for itself.
+    pair_encoding : {"cross", "bi", "auto"}, default="cross"
+        Whether the texts of a pair are encoded together, as one row of tokens, or each for itself, or the latter for up to
+        5,000 rows.
     max_length : int, default=128
         Most tokens a row, special tokens included; longer ones are cut.
     epochs : int or "auto", default="auto"
@@ -238,6 +239,8 @@ class _Baseline(ClassifierMixin, BaseEstimator):
             **settings,
             typicality_weighting=False,
             corruption_weight=0.0,
+            contrastive_weight=0.0,
+            head_init="random",
             adaptation=None,
             meta_epochs=self.epochs,
             unknown_domain="error" if self.unknown_domain == "error" else "meta",

@@ -57,6 +57,8 @@ PAPER: dict[str, Any] = {  # what `from_paper` sets
     "typicality_balance": 0.5,
     "n_prototypes": 1,
     "corruption_weight": 0.1,
+    "corruption_layers": (-1,),
+    "corruption_labels": "epoch",
     "contrastive_weight": 0.0,
     "head_init": "random",
     "meta_epochs": 2,
@@ -65,6 +67,7 @@ PAPER: dict[str, Any] = {  # what `from_paper` sets
     "adaptation_learning_rate": None,
     "learning_rate": 1e-5,
     "batch_size": 32,
+    "class_weight": None,
     "weight_decay": 0.01,
     "warmup_ratio": 0.1,
     "max_grad_norm": 1.0,
@@ -76,7 +79,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
     `fit` runs the three stages of the paper: it scores how typical every row is of its class across domains; it fine-tunes
     one encoder and one label head on all domains, rows weighted by typicality, with a domain corruption loss beside the
-    label loss (the result is the *meta-learner*); and it adapts the meta-learner to each domain. Rows that come with
+    label loss (the result is the *meta-learner*; by default with the extensions of `pair_encoding`, `contrastive_weight` and
+    `head_init`, which `from_paper` leaves out); and it adapts the meta-learner to each domain. Rows that come with
     their domain are then answered by that domain's model, others by the meta-learner.
 
     Parameters
@@ -90,8 +94,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     pair_encoding : {"auto", "bi", "cross"}, default="auto"
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
         itself by the same encoder, and the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
-        Reimers & Gurevych, EMNLP 2019), which learns from fewer rows. ``"auto"`` is ``"bi"`` for up to 5,000 training rows,
-        where the two were seen to be equal, and ``"cross"`` for more. Without pairs it changes nothing.
+        Reimers & Gurevych, EMNLP 2019), which learns from fewer rows. ``"auto"`` is ``"bi"`` for up to 5,000 training rows
+        and ``"cross"`` for more: with 3,000 and 5,000 rows the defaults were no better than plain fine-tuning of pairs as one
+        row. Folds have fewer rows than the whole, so name the form in a search of so many. Without pairs it changes nothing.
     max_length : int, default=128
         Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
         cut.
@@ -113,7 +118,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         away: 93% agreement against 39% by chance for three domains of hardly overlapping lengths), or uniformly.
     contrastive_weight : float, default=0.5
         Weight of a supervised contrastive loss (an extension; Khosla et al., NeurIPS 2020) that draws together the embeddings
-        of rows of one class and different domains, 0 or more. A row's partners are those in its batch.
+        of rows of one class and different domains, 0 or more. A row's partners are those in its batch; where a batch is run in
+        parts (`distributed`, or memory that is short), its rows are embedded once more for that.
     contrastive_temperature : float, default=0.1
         Cosines are divided by it; the smaller, the more the nearest rows count.
     head_init : {"probe", "random"}, default="probe"
@@ -168,8 +174,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Forward passes are autocast to this type; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the
         device multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX).
     random_state : int, RandomState instance or None, default=None
-        Seeds heads, order, dropout, corrupted labels and k-means. The same int gives the same model, bit for bit, on the
-        same CPU with the same number of threads.
+        Seeds heads, order, dropout, corrupted labels, k-means and which rows a linear probe reads. The same int gives the same
+        model, bit for bit, on the same CPU with the same number of threads.
     verbose : int, default=0
         1 shows a bar a stage and a line an adapted domain; 2 adds skorch's own messages.
     domain_column : str or int, default=None
@@ -398,7 +404,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             As in the class.
         **params
             Any other parameters of the class; they win over the recipe. The paper's layers are
-            ``corruption_layers=(2, 5, 8, 11)``, which only an encoder of 12 layers has.
+            ``corruption_layers=(2, 5, 8, 11)``, which only an encoder of 12 layers has; the authors' code draws corrupted
+            labels as ``corruption_labels="batch"`` does.
 
         Returns
         -------
@@ -480,7 +487,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         is_pair = isinstance(texts[0], tuple)
         pair_encoding = self.pair_encoding
         if pair_encoding == "auto":
-            pair_encoding = "bi" if len(texts) <= MOST_ROWS_APART else "cross"
+            pair_encoding = "bi" if np.count_nonzero(used) <= MOST_ROWS_APART else "cross"
         apart = is_pair and pair_encoding == "bi"
         if self.adaptation == "lora":
             with run.generators("check"):
@@ -505,7 +512,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             delattr(self, name)  # from here on a failure leaves nothing fitted
         history: list[dict[str, Any]] = []
         t, stage1, E = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
-        net = stage_2(run, encoder, replace(rows.where(used), embeddings=E), t[used], classes, names, layers, history)
+        net = stage_2(
+            run, encoder, replace(rows.where(used), probe_embeddings=E), t[used], classes, names, layers, history
+        )
         adapted = {}
         if self.adaptation is not None and not no_domains:
             for k, name in enumerate(names.tolist()):
@@ -706,7 +715,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             ``clf.tokenizer_(X, padding=True, truncation=True, max_length=clf.max_length, return_tensors="np")``. The output
             is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
             ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
-            tokens, and ``token_type_ids`` tells them apart (0 and 1).
+            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1); inside, all texts are padded to
+            `max_length`.
 
         Raises
         ------

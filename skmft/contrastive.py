@@ -23,6 +23,8 @@ class WholeBatch:
     y, domain, weight : Tensor, shape (batch,)
     place : slice
         The part's rows.
+    share : float
+        Their share of the batch, which the part's loss will be multiplied by.
     """
 
     embeddings: torch.Tensor
@@ -30,18 +32,17 @@ class WholeBatch:
     domain: torch.Tensor
     weight: torch.Tensor
     place: slice
+    share: float
 
     def contrastive_loss(self, own: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The loss of the whole batch, with such a gradient in the part's embeddings `own` that parts add up.
+        """The loss of the whole batch, in the part's embeddings `own`.
 
-        What is known of a part's loss elsewhere is that it counts by the part's share of the rows; the gradient here is
-        divided by that share, since every part has its whole gradient.
+        A part has its rows' whole gradient, not a share of it, so the gradient is divided by the share.
         """
         a, b = self.place.start, self.place.stop
         z = torch.cat([self.embeddings[:a], own, self.embeddings[b:]])
         loss = contrastive_loss(z, self.y, self.domain, self.weight, temperature)
-        share = (b - a) / len(z)
-        return loss.detach() + (loss - loss.detach()) / share
+        return loss.detach() + (loss - loss.detach()) / self.share
 
 
 def batch_contrastive_loss(

@@ -257,7 +257,7 @@ def tokenize(
     texts : sequence of str or of (str, str)
         Read in slices.
     max_length : int
-        Most tokens a row, special tokens included; of a pair the longer text is cut first.
+        Most tokens a row, special tokens included; of a pair that is one row the longer text is cut first.
     token_types : bool
         Whether the model reads token types.
     apart : bool, default=False

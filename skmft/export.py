@@ -105,7 +105,10 @@ def to_onnx(clf: Any, path: str | os.PathLike, domain: Any = None) -> list[str]:
     ids[:, 0] = 1
     arguments = (ids, *(torch.ones_like(ids) for _ in names[1:]))
     arguments[1][1, 5:] = 0
-    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=clf.max_length)}
+    longest = clf.max_length
+    if module.apart:
+        module.text_length, longest = clf.max_length, 2 * clf.max_length
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=longest)}
     target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder, _silent_exporter():

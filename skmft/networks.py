@@ -306,6 +306,8 @@ def pooled_layers(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     token_type_ids: torch.Tensor | None = None,
+    *,
+    text_length: int | None = None,
 ) -> list[torch.Tensor]:
     """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`).
 
@@ -317,11 +319,15 @@ def pooled_layers(
     apart : bool
         Whether rows are pairs whose texts are encoded apart; see `texts_apart` and `pair_features`.
     input_ids, attention_mask, token_type_ids : Tensor, shape (batch, tokens)
+    text_length : int, optional
+        As in `texts_apart`.
     """
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
     if apart:
         assert token_type_ids is not None  # `tokenize` gives them
-        inputs["input_ids"], inputs["attention_mask"] = texts_apart(input_ids, attention_mask, token_type_ids)
+        inputs["input_ids"], inputs["attention_mask"] = texts_apart(
+            input_ids, attention_mask, token_type_ids, text_length
+        )
     elif token_type_ids is not None:
         inputs["token_type_ids"] = token_type_ids
     depth = encoder.config.num_hidden_layers
@@ -337,7 +343,7 @@ def pooled_layers(
 
 
 def texts_apart(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, text: torch.Tensor
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, text: torch.Tensor, text_length: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of two texts, one after the other, as rows of one text: all the first ones, then all the second ones.
 
@@ -346,15 +352,16 @@ def texts_apart(
     input_ids, attention_mask : Tensor, shape (batch, tokens)
     text : Tensor, shape (batch, tokens)
         Which text every token is of, 0 or 1.
+    text_length : int, optional
+        To pad all texts to; by default the longest one's. What is exported needs it, as no size may depend on values there.
 
     Returns
     -------
-    input_ids, attention_mask : Tensor, shape (2 * batch, tokens of the longest text)
+    input_ids, attention_mask : Tensor, shape (2 * batch, text_length)
     """
     total, second = attention_mask.sum(1), (attention_mask * text).sum(1)
     lengths, starts = torch.cat([total - second, second]), torch.cat([torch.zeros_like(total), total - second])
-    exporting = torch.compiler.is_exporting()  # the size of what is exported may not depend on values
-    longest = input_ids.shape[1] if exporting else int(lengths.max())
+    longest = int(lengths.max()) if text_length is None else text_length
     place = torch.arange(longest, device=input_ids.device)
     mask = (place < lengths.unsqueeze(1)).to(attention_mask.dtype)
     source = (starts.unsqueeze(1) + place) * mask  # padding is filled with the row's first token, and not read
@@ -396,6 +403,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.encoder: Encoder = encoder
         self.pooling, self.apart = pooling, apart
+        self.text_length: int | None = None  # set for an export; see `texts_apart`
         self.dropout = nn.Dropout(0.1)
         self.label_head = nn.Linear(embedding_width(encoder, apart), n_classes)
         self.corruption_head: Any = corruption_head
@@ -411,7 +419,8 @@ class TextClassifier(nn.Module):
 
     def pooled_layers(self, layers: Sequence[int], *inputs: torch.Tensor | None) -> list[torch.Tensor]:
         """Pooled outputs of the given layers, each of shape (batch, `embedding_width`)."""
-        return pooled_layers(self.encoder, layers, self.pooling, self.apart, *inputs)  # type: ignore[arg-type]
+        parts: Any = inputs
+        return pooled_layers(self.encoder, layers, self.pooling, self.apart, *parts, text_length=self.text_length)
 
     def label_logits(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Label logits alone, shape (batch, n_classes)."""

@@ -26,7 +26,7 @@ def linear_probe(
     ----------
     E : ndarray, shape (n_rows, width)
     y : ndarray of int, shape (n_rows,)
-        Classes from 0; one that is missing gets the lowest bias of all.
+        Classes from 0; one without rows of weight above 0 gets the lowest bias of all.
     weight : ndarray, shape (n_rows,)
         Weights of mean 1.
     n_classes : int
@@ -38,6 +38,7 @@ def linear_probe(
     """
     scale = float(np.linalg.norm(E, axis=1).mean()) or 1.0
     W, b = np.zeros((n_classes, E.shape[1])), np.zeros(n_classes)
+    E, y, weight = E[weight > 0], y[weight > 0], weight[weight > 0]
     present = np.unique(y)
     if len(present) > 1:
         fitted = LogisticRegression(max_iter=1000).fit(E / scale, y, sample_weight=weight)

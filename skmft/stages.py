@@ -209,7 +209,8 @@ class Run:
 
     def net(self, module: TextClassifier) -> FineTuningNet:
         """A net around weights that were trained before, as `meta_fine_tune` leaves it."""
-        criterion = partial(MetaFineTuningLoss, self.params.corruption_weight)
+        e = self.params
+        criterion = partial(MetaFineTuningLoss, e.corruption_weight, e.contrastive_weight, e.contrastive_temperature)
         settings = self.settings(self.params.learning_rate)
         net = make_net(module, criterion, settings, epochs=1, seed=self.derive("meta")).initialize()
         net.module_.eval()
@@ -218,18 +219,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenized rows with labels and domains as numbers, and their embeddings by the pre-trained encoder where known."""
+    """Tokenized rows with labels and domains as numbers; and, for stage 2, embeddings of its `probe_rows`."""
 
     tokens: TokenizedTexts
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
-    embeddings: NDArray[np.float32] | None = None
+    probe_embeddings: NDArray[np.float32] | None = None
 
     def where(self, mask: NDArray[np.bool_]) -> Rows:
         rows = np.flatnonzero(mask)
-        E = None if self.embeddings is None else self.embeddings[rows]
-        return Rows(self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows], E)
+        return Rows(self.tokens.subset(rows), self.labels[rows], self.domains[rows], self.sample_weight[rows])
 
 
 def score_typicality(
@@ -241,14 +241,15 @@ def score_typicality(
     n_domains: int,
     history: list[dict[str, Any]],
 ) -> tuple[NDArray[np.float64], dict[str, Any], NDArray[np.float32] | None]:
-    """Stage 1: t of every row, the fitted attributes that belong to it, and, of few rows, the embeddings.
-
-    The last are those of rows of weight above 0, at most `PROBE_ROWS`; None for more.
-    """
-    if not run.params.typicality_weighting:
-        return np.ones(len(rows.labels)), {}, None
-    start = time.perf_counter()
+    """Stage 1: t of every row, the fitted attributes that belong to it, and embeddings for a linear probe or None."""
     used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
+    few = probe_rows(run, len(used)) if run.params.head_init == "probe" else None
+    if not run.params.typicality_weighting:
+        if few is None:
+            return np.ones(len(rows.labels)), {}, None
+        chunks = [E for _, E in run.embed_chunks(encoder, source, rows.tokens, used[few], "linear probe")]
+        return np.ones(len(rows.labels)), {}, np.concatenate(chunks)
+    start = time.perf_counter()
     y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
     n_prototypes, width = run.params.n_prototypes, embedding_width(encoder, rows.tokens.apart)
     sums = PrototypeSums(n_domains, n_classes, n_prototypes, width)
@@ -266,7 +267,7 @@ def score_typicality(
         prototypes, shares = sums.prototypes()
         for part, E in embeddings.blocks():
             own[used[part]], cross[used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
-        few = embeddings.read(0, len(used)) if len(used) <= PROBE_ROWS else None
+        probed = None if few is None else embeddings.take(few)
     # rows of weight 0 come last and apart, so that they change no batch of the others
     for part, E in run.embed_chunks(encoder, source, rows.tokens, unused, "typicality of rows of weight 0"):
         i = unused[part]
@@ -281,7 +282,7 @@ def score_typicality(
         "cross_similarity_": cross,
         "typicality_": t,
     }
-    return t, attributes, few
+    return t, attributes, probed
 
 
 def meta_fine_tune(
@@ -297,7 +298,7 @@ def meta_fine_tune(
     """Stage 2: the meta-learner."""
     with run.generators("label head"):
         module = TextClassifier(encoder, len(classes), run.params.pooling, rows.tokens.apart)
-    if run.params.head_init == "probe":
+    if rows.probe_embeddings is not None:
         balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
         start_from_probe(run, module, rows, normalized_weights(t, rows.sample_weight, balance))
     corruption_weight, contrastive_weight = 0.0, 0.0
@@ -323,16 +324,19 @@ def meta_fine_tune(
 
 def start_from_probe(run: Run, module: TextClassifier, rows: Rows, weight: NDArray[np.float64]) -> None:
     """Set the label head to a linear probe of the encoder; see `skmft.probe`."""
-    E, chosen = rows.embeddings, np.arange(len(rows.labels))
-    if E is None:
-        if len(chosen) > PROBE_ROWS:
-            rng = np.random.default_rng(run.derive("probe"))
-            chosen = np.sort(rng.choice(chosen, PROBE_ROWS, replace=False))
-        E = run.embed(module.encoder, rows.tokens.subset(chosen), "linear probe")
-    head = linear_probe(E, rows.labels[chosen], weight[chosen], module.label_head.out_features)
+    few = probe_rows(run, len(rows.labels))
+    assert rows.probe_embeddings is not None
+    head = linear_probe(rows.probe_embeddings, rows.labels[few], weight[few], module.label_head.out_features)
     with torch.no_grad():
         for own, found in zip((module.label_head.weight, module.label_head.bias), run.processes.first(head)):
             own.copy_(found)
+
+
+def probe_rows(run: Run, n_rows: int) -> NDArray[np.int64]:
+    """Which of the rows of weight above 0 a linear probe is fitted on: all, or `PROBE_ROWS` of them."""
+    if n_rows <= PROBE_ROWS:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(run.derive("probe")).choice(n_rows, PROBE_ROWS, replace=False))
 
 
 def meta_epochs(params: Any, n_rows: int) -> int:

@@ -94,6 +94,17 @@ def isolated_generators(seed: int, device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+def _generator_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_generator(device: torch.device, state: torch.Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How to train; the same for every stage but for `learning_rate`. Names as in MetaFineTunedClassifier."""
@@ -209,10 +220,11 @@ class FineTuningNet(NeuralNet):
         contrast = getattr(self.criterion_, "contrastive_weight", 0) > 0
         wholes = self._whole_batches(batch, parts) if contrast and len(parts[0][0][1]) < len(batch[1]) else {}
         for i, ((x, y), share, _) in enumerate(parts):
-            y_pred = self.infer(x)
             about: dict[str, Any] = {name: value.to(device) for name, value in x.items()}
             if i in wholes:
-                about["whole"] = wholes[i]
+                about["whole"], state = wholes[i]
+                _set_generator(device, state)  # the same dropout masks as when all rows were embedded
+            y_pred = self.infer(x)
             terms = self.criterion_(y_pred, y.to(device), about)
             (share * terms["loss"]).backward()
             totals = {name: totals.get(name, 0) + share * value.detach() for name, value in terms.items()}
@@ -230,21 +242,30 @@ class FineTuningNet(NeuralNet):
         whole = len(y) == len(batch[1])
         return {"loss": torch.tensor(values[list(totals).index("loss")]), "y_pred": y_pred if whole else None}
 
-    def _whole_batches(self, batch: Any, parts: list[Any]) -> dict[int, WholeBatch]:
-        """For every part that has rows of its own, the batch that it is of: all rows are embedded once, without gradients."""
+    def _whole_batches(self, batch: Any, parts: list[Any]) -> dict[int, tuple[WholeBatch, torch.Tensor]]:
+        """For every part that has rows of its own, the batch that it is of, and the generator's state before it.
+
+        All rows are embedded once more than without parts, without gradients.
+        """
         device = torch.device(self.device)
         x, y = batch
         embeddings = torch.zeros(len(y), self.module_.label_head.in_features, device=device)
+        states = []
         names = ("input_ids", "attention_mask", "token_type_ids")
         with torch.no_grad(), autocast(device, self.dtype):
             for (inputs, _), share, place in parts:
+                states.append(_generator_state(device))
                 if share:
                     found = self.module_.embed(**{name: inputs[name].to(device) for name in names if name in inputs})
                     embeddings[place] = found.float()
         self.processes.stop_if_any_is_out_of_memory(device)
         self.processes.add(embeddings)
         others = (y.to(device), x["domain"].to(device), x["weight"].to(device))
-        return {i: WholeBatch(embeddings, *others, place) for i, (_, share, place) in enumerate(parts) if share}
+        return {
+            i: (WholeBatch(embeddings, *others, place, share), states[i])
+            for i, (_, share, place) in enumerate(parts)
+            if share
+        }
 
     def fit_loop(self, *args: Any, **kwargs: Any) -> FineTuningNet:
         self.interrupted_ = False

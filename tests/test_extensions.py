@@ -36,11 +36,10 @@ def test_contrastive_loss_agrees_with_reference(n_domains, temperature):
     assert terms["loss"].item() == pytest.approx(terms["label_loss"].item() + 0.5 * ours, rel=1e-5)
 
 
-def test_contrastive_loss_has_finite_gradients_for_equal_and_zero_rows():
-    E = torch.zeros(4, 3, requires_grad=True)
-    contrastive_loss(
-        E + torch.tensor([1.0, 0, 0]), *torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), torch.ones(4)
-    ).backward()
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_contrastive_loss_has_finite_gradients_for_equal_and_zero_rows(first):
+    E = torch.tensor([[first, 0, 0]] * 4, requires_grad=True)
+    contrastive_loss(E, *torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), torch.ones(4)).backward()
     assert torch.isfinite(E.grad).all()
 
 
@@ -87,7 +86,7 @@ def test_probe_of_rows_that_lack_a_class():
 
 @pytest.mark.parametrize("typicality_weighting", [True, False])
 @pytest.mark.parametrize("pairs", [False, True])
-def test_fit_starts_from_the_probe(tiny, monkeypatch, typicality_weighting, pairs):
+def test_fit_starts_from_the_probe(tiny, typicality_weighting, pairs):
     """At a learning rate of next to nothing the meta-learner is the pre-trained encoder under a logistic regression."""
     X, y, d = make_texts(40)
     if pairs:
@@ -115,9 +114,18 @@ def test_probe_of_many_rows_reads_some(tiny, data, monkeypatch):
     X, y, d = (list(v) * (PROBE_ROWS // len(data[0]) + 2) for v in data)
     seen = []
     monkeypatch.setattr("skmft.stages.linear_probe", lambda E, *rest: seen.append(len(E)) or linear_probe(E, *rest))
-    clf = make(tiny, head_init="probe", meta_epochs=1, max_length=8).fit(X, y, domains=d)
-    assert seen == [PROBE_ROWS]
-    assert clf.score(X[:40], y[:40]) > 0.5
+    for weighting in (True, False):
+        params = {"head_init": "probe", "meta_epochs": 1, "max_length": 8, "typicality_weighting": weighting}
+        make(tiny, **params).fit(X, y, domains=d)
+    assert seen == [PROBE_ROWS] * 2
+
+
+def test_probe_leaves_out_rows_of_weight_zero():
+    E = np.array([[1.0, 0], [0, 1], [1, 0.1], [0.1, 1], [5, 5]], dtype=np.float32)
+    y, weight = np.array([0, 1, 0, 1, 2]), np.array([1.0, 1, 1, 1, 0])
+    W, b = linear_probe(E, y, weight, 3)
+    assert ((torch.from_numpy(E[:4]) @ W.T + b).argmax(1) == torch.tensor([0, 1, 0, 1])).all()
+    assert not W[2].any() and b[2] == b.min()
 
 
 @pytest.mark.parametrize(

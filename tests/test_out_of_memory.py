@@ -10,6 +10,7 @@ import torch
 from conftest import make_texts
 from skorch.callbacks import Callback
 
+from skmft.contrastive import WholeBatch
 from skmft.networks import TextClassifier
 from skmft.parts import ALONE, MicroBatches, Processes, is_out_of_memory, parts_of
 
@@ -220,6 +221,23 @@ def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monk
     assert all(rows * tokens <= 12 * 11 for rows, tokens in done)
     assert max(rows for rows, _ in done) > 12  # shorter rows
     np.testing.assert_allclose(clf.typicality_, expected.typicality_, atol=1e-5)
+
+
+def test_parts_find_themselves_in_the_whole_batch(make, monkeypatch):
+    """Under dropout, too: a part's embeddings have the masks that they had when the whole batch was embedded."""
+    seen, loss = [], WholeBatch.contrastive_loss
+
+    def checked(whole, own, temperature):
+        assert torch.equal(own.detach(), whole.embeddings[whole.place])
+        seen.append(len(own))
+        return loss(whole, own, temperature)
+
+    monkeypatch.setattr(WholeBatch, "contrastive_loss", checked)
+    Device(monkeypatch, 5)
+    X, y, d = make_texts(44)
+    with pytest.warns(UserWarning, match="out of memory"):
+        make(adaptation=None, meta_epochs=1).fit(X, y, domains=d)
+    assert sum(seen) == 44 and max(seen) == 4
 
 
 def test_real_errors_of_the_cpu_are_recognised():

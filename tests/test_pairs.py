@@ -117,10 +117,12 @@ def test_baselines_take_it_too(tiny, pairs):
 def test_onnx_takes_two_texts_a_row(tiny, pairs, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     X, y, d = pairs
-    clf = make(tiny).fit(X, y, domains=d)
+    clf = make(tiny, max_length=20).fit(X, y, domains=d)
     names = clf.to_onnx(tmp_path / "model.onnx", "books")
+    X = [*X, ("good " * 60, "bad " * 60)]  # a row of twice max_length
     tokens, _ = clf._tokenize(X)
     batch = tokens.batch(np.arange(len(X)))
+    assert batch["input_ids"].shape[1] == 2 * 20
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {name: batch[name].numpy() for name in names})
     np.testing.assert_allclose(
@@ -147,6 +149,9 @@ def test_auto_depends_on_the_number_of_rows(tiny, pairs, monkeypatch):
     monkeypatch.setattr("skmft.classifier.MOST_ROWS_APART", len(X) - 1)
     many = make(tiny, adaptation=None, meta_epochs=1).set_params(pair_encoding="auto").fit(X, y, domains=d)
     assert many.pair_encoding_ == "cross" and many.transform(X).shape[1] == 32
+    weight = np.arange(len(X)) % 3 > 0  # rows of weight 0 do not count
+    half = make(tiny, adaptation=None, meta_epochs=1).set_params(pair_encoding="auto")
+    assert half.fit(X, y, domains=d, sample_weight=weight).pair_encoding_ == "bi"
     texts = make(tiny, adaptation=None, meta_epochs=1).fit([a for a, _ in X], y, domains=d)
     assert texts.pair_encoding_ is None
 
