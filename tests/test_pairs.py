@@ -115,7 +115,7 @@ def test_baselines_take_it_too(tiny, pairs):
 
 
 def test_onnx_takes_two_texts_a_row(tiny, pairs, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     X, y, d = pairs
     clf = make(tiny, max_length=20).fit(X, y, domains=d)
     names = clf.to_onnx(tmp_path / "model.onnx", "books")
@@ -133,7 +133,7 @@ def test_onnx_takes_two_texts_a_row(tiny, pairs, tmp_path):
 
 
 def test_sentence_transformer_embeds_the_single_texts(tiny, pairs):
-    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
     X, y, d = pairs
     clf = make(tiny).fit(X, y, domains=d)
     encoder = clf.to_sentence_transformer()
