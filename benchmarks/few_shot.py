@@ -8,6 +8,7 @@ skipped, so that a run can be stopped at any time and gone on with later. `repor
     python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
     python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold
     python benchmarks/few_shot.py --shots 16 64 256 1000     # a column or two of each task
+    python benchmarks/few_shot.py --threads 1 --jobs 2       # two cells at a time, a thread each
     python benchmarks/few_shot.py --verify 3                 # runs 3 finished cells again and compares
 """
 
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -461,13 +463,60 @@ def is_finished(cell: Cell, folder: Path, common: dict[str, Any]) -> bool:
     return not wanted or json.loads(path.read_text())["settings"] == wanted
 
 
-def splits(cells: list[Cell]) -> Iterator[tuple[Cell, pd.DataFrame, pd.DataFrame]]:
-    """Every cell with its pool and test rows; a source is loaded once."""
-    loaded: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
-    for cell in cells:
-        if cell.source not in loaded:
-            loaded[cell.source] = split(cell.source)
-        yield cell, *loaded[cell.source]
+@cache
+def rows_of(source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pool and test rows; a source is loaded once a process."""
+    return split(source)
+
+
+def attempt(cell: Cell, common: dict[str, Any], threads: int | None) -> tuple[Cell, dict[str, Any] | None, str]:
+    """A cell with what its file will hold, or with what went wrong. In whatever process this is."""
+    import torch
+    import transformers
+
+    logging.disable(logging.WARNING)
+    transformers.logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        return cell, run_cell(cell, common, *rows_of(cell.source)), ""
+    except Exception as error:  # the other cells still count
+        return cell, None, f"{cell.name}: {type(error).__name__}: {error}"
+
+
+def run_cells(
+    todo: list[Cell], seconds: dict[Cell, float], common: dict[str, Any], args: argparse.Namespace
+) -> list[str]:
+    """Run cells, write each as soon as it is finished, and return what failed."""
+    from joblib import Parallel, delayed
+    from tqdm.auto import tqdm
+
+    failed: list[str] = []
+    left = 3600 * args.hours
+
+    def affordable() -> Iterator[Any]:
+        nonlocal left
+        for cell in todo:
+            if seconds[cell] > left:
+                tqdm.write(f"the {args.hours:g} CPU hours would not hold {cell.name}; stopped")
+                return
+            left -= seconds[cell]
+            yield delayed(attempt)(cell, common, args.threads)
+
+    with tqdm(total=len(todo), unit="cell") as bar:
+        parallel = Parallel(n_jobs=args.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+        for cell, content, error in parallel(affordable()):
+            if content is None:
+                failed.append(error)
+                tqdm.write(error)
+            else:
+                left += seconds[cell] - content["cpu_seconds"]
+                write(args.cells / f"{cell.name}.json", content)
+                scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
+                tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
+            bar.update()
+    return failed
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -480,6 +529,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--hours", type=float, default=math.inf, help="CPU hours: no cell is begun that would pass them"
     )
     parser.add_argument("--threads", type=int, help="threads of torch; default all cores")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each in a process; give --threads too")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="encoder; another one needs a --cells folder of its own")
     parser.add_argument("--learning-rate", type=float, help="of everything that is fine-tuned (but SetFit)")
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
@@ -508,8 +558,11 @@ def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) 
     """Run cells again, drawn at random; how many differ."""
     drawn = np.random.default_rng().choice(len(cells), min(args.verify, len(cells)), replace=False)
     differ = 0
-    for cell, pool, test in splits([cells[i] for i in drawn]):
-        then, now = json.loads((args.cells / f"{cell.name}.json").read_text()), run_cell(cell, common, pool, test)
+    for cell in (cells[i] for i in drawn):
+        then = json.loads((args.cells / f"{cell.name}.json").read_text())
+        _, now, error = attempt(cell, common, args.threads)
+        if now is None:
+            raise RuntimeError(error)
         same = all(then["results"][n]["correct"] == now["results"][n]["correct"] for n in now["results"])
         differ += not same
         where = "" if then["machine"] == now["machine"] else f" (then on {then['machine']}, now on {now['machine']})"
@@ -517,20 +570,11 @@ def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) 
     return differ
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
-    from tqdm.auto import tqdm
-
-    logging.disable(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
+def run(wanted: list[Cell], args: argparse.Namespace) -> int:
+    """What the command line does, with these cells."""
     common: dict[str, Any] = {"model": args.model}
     if args.learning_rate:
         common["learning_rate"] = args.learning_rate
-    wanted = plan(args)
     finished = [cell for cell in wanted if is_finished(cell, args.cells, common)]
     if args.verify:
         return min(1, verify(args, finished, common))
@@ -544,26 +588,15 @@ def main(argv: list[str] | None = None) -> int:
     show_plan(todo, seconds, len(finished))
     if args.plan:
         return 0
-    failed: list[str] = []
-    with tqdm(total=len(todo), unit="cell") as bar:
-        for cell, pool, test in splits(todo):
-            if time.process_time() + seconds[cell] > 3600 * args.hours:
-                tqdm.write(f"the {args.hours:g} CPU hours would not hold {cell.name}; stopped")
-                break
-            bar.set_description(cell.name)
-            try:
-                content = run_cell(cell, common, pool, test)
-            except Exception as error:  # the other cells still count
-                failed.append(f"{cell.name}: {type(error).__name__}: {error}")
-                tqdm.write(failed[-1])
-            else:
-                write(args.cells / f"{cell.name}.json", content)
-                scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
-                tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
-            bar.update()
+    failed = run_cells(todo, seconds, common, args)
     if failed:
         print(f"{len(failed)} cells failed", *failed, sep="\n", file=sys.stderr)
     return min(1, len(failed))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    return run(plan(args), args)
 
 
 if __name__ == "__main__":

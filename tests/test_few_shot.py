@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def make_rows(n, seed):
 def bench(modules, tiny, tmp_path, monkeypatch):
     """The benchmark on small data, by a tiny encoder: called like its command line."""
     few_shot, _ = modules
-    monkeypatch.setattr(few_shot, "split", lambda source: (make_rows(96, 0), make_rows(32, 1)))
+    monkeypatch.setattr(few_shot, "rows_of", lambda source: (make_rows(96, 0), make_rows(32, 1)))
     monkeypatch.setattr(few_shot.logging, "disable", lambda level: None)
+    monkeypatch.setattr("transformers.logging.disable_progress_bar", lambda: None)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     cells = tmp_path / "cells"
 
@@ -128,6 +130,23 @@ def test_budget_of_hours(bench):
     assert not cells
     _, cells = bench("--plan")
     assert not cells
+
+
+@pytest.mark.skipif(not os.environ.get("SKMFT_DATA_HOME"), reason="needs SKMFT_DATA_HOME")
+def test_cells_in_processes_are_those_of_one_process(modules, tmp_path, monkeypatch):
+    few_shot, _ = modules
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # which the processes inherit
+    monkeypatch.setattr(few_shot.logging, "disable", lambda level: None)
+    monkeypatch.setattr("transformers.logging.disable_progress_bar", lambda: None)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    found = {}
+    for jobs in ("1", "2"):
+        options = "--tasks hypernyms --shots 16 --methods tfidf --seeds 0 1 --jobs".split()
+        assert few_shot.main([*options, jobs, "--cells", str(tmp_path / jobs)]) == 0
+        cells = {p.name: json.loads(p.read_text()) for p in (tmp_path / jobs).glob("*.json")}
+        found[jobs] = {n: (c["train_hash"], c["results"]["tfidf"]["correct"]) for n, c in cells.items()}
+    assert len(found["1"]) == 2
+    assert found["1"] == found["2"]
 
 
 def test_an_interrupted_write_leaves_no_cell(bench, modules, monkeypatch):
@@ -296,6 +315,42 @@ def test_cells_that_cannot_be_compared_are_refused(modules, tmp_path, key, value
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(ValueError, match="differ in the"):
         report.read(tmp_path)
+
+
+# ---------------------------------------------------------------------- the README's table
+
+
+@pytest.fixture
+def readme(modules, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import readme_table
+
+    monkeypatch.setattr(readme_table, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme_table, "COLUMNS", [("amazon", "16"), ("mnli", "256")])
+    monkeypatch.setattr(readme_table, "ROWS", {"mix": "mix", "adapted": "mft"})
+    for task, count in readme_table.COLUMNS:
+        write_cells(tmp_path / "cells", CHANCE, (int(count),), range(5), task=task)
+    return readme_table
+
+
+def test_readme_table_is_written_between_its_marks(readme, modules, tmp_path, capsys):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{readme.BEGIN}old\n{readme.END}\nafter\n")
+    assert readme.main(["--write", "--cells", str(tmp_path / "cells")]) == 0
+    before, head, _, mix, ours, end, after = path.read_text().splitlines()[0:1] + path.read_text().splitlines()[2:]
+    assert (before, after) == ("before", "after") and end == readme.END
+    assert head == "| labelled in each domain | reviews, 16 | inference, 256 |"
+    scores, _ = modules[1].read(tmp_path / "cells")
+    for line, name in ((mix, "mix"), (ours, "adapted")):
+        columns = [modules[1].Column(*c) for c in readme.COLUMNS]
+        values = [[100 * s.accuracy for s in scores[c][name].values()] for c in columns]
+        assert line == f"| {modules[0].NAMES[name]} | " + " | ".join(map(modules[1].plus_minus, values)) + " |"
+
+
+def test_readme_table_names_a_missing_cell(readme, tmp_path):
+    (tmp_path / "cells" / "mnli-256-mft-3.json").unlink()
+    with pytest.raises(ValueError, match=r"'MFT: adapted to each domain' for inference, 256, seeds \[3\]"):
+        readme.short_table(tmp_path / "cells", readme.SEEDS)
 
 
 def test_every_name_has_a_method_and_a_colour(modules):

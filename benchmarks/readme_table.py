@@ -1,0 +1,83 @@
+"""The README's table of few shots: make a reduced form of it on this machine, or write it from the full grid's cells.
+
+    python benchmarks/readme_table.py           # 2 of its 5 seeds, about 25 minutes on two cores; can be stopped and gone on
+    python benchmarks/readme_table.py --write   # from the cells of `few_shot.py` into README.md
+
+Its cells are those of `few_shot.py`, one thread each, as many at a time as there are cores; the frozen test rows are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import few_shot
+import report
+from joblib import cpu_count
+from tasks import HERE
+
+COLUMNS = [("amazon", "16"), ("mnli", "256"), ("hypernyms", "16"), ("hypernyms", "64")]  # task, labelled rows a domain
+ROWS = {  # name of what is scored, and the method that gives it
+    "embeddings": "embeddings",
+    "single": "single",
+    "trainer": "trainer",
+    "mix": "mix",
+    "mtl": "mtl",
+    "adv": "adv",
+    "paper_adapted": "paper",
+    "adapted": "mft",
+}
+SEEDS = [0, 1, 2, 3, 4]
+FEWER = [0, 1]
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- few shots: python benchmarks/readme_table.py --write -->\n", "<!-- end of few shots -->"
+
+
+def short_table(folder: Path, seeds: list[int]) -> str:
+    """Markdown; mean accuracy over seeds and half of its 95% t interval, both in percent.
+
+    Raises
+    ------
+    ValueError
+        If a cell is missing.
+    """
+    scores, _ = report.read(folder)
+    columns = [report.Column(*column) for column in COLUMNS]
+    lines = []
+    for name in ROWS:
+        values = []
+        for column in columns:
+            found = scores.get(column, {}).get(name, {})
+            if missing := [s for s in seeds if s not in found]:
+                raise ValueError(f"no cell of {few_shot.NAMES[name]!r} for {column}, seeds {missing}, in {folder}")
+            values.append(report.plus_minus([100 * found[s].accuracy for s in seeds]))
+        lines.append([few_shot.NAMES[name], *values])
+    return "\n".join(report.table(["labelled in each domain", *map(str, columns)], lines)) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="run nothing; write the table of all seeds into README.md")
+    parser.add_argument("--seeds", nargs="+", type=int, default=FEWER, help="default 0 1")
+    parser.add_argument("--cells", type=Path, help="folder of the cells' files, in place of cells/readme_table")
+    args = parser.parse_args(argv)
+    if args.write:
+        before, _, rest = README.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        table = short_table(args.cells or few_shot.CELLS, SEEDS)
+        README.write_text(f"{before}{BEGIN}{table}{END}{after}")
+        print(table)
+        return 0
+    folder = args.cells or HERE / "cells" / "readme_table"
+    methods = dict.fromkeys(ROWS.values())
+    cells = [few_shot.Cell(task, int(n), m, seed) for task, n in COLUMNS for m in methods for seed in args.seeds]
+    options = few_shot.arguments(["--threads", "1", "--jobs", str(cpu_count()), "--cells", str(folder)])
+    if few_shot.run(cells, options):
+        return 1
+    print(short_table(folder, args.seeds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
