@@ -23,6 +23,8 @@ from scipy import stats
 from tasks import HERE, draw, inputs, machine, split
 
 from skmft import MetaFineTunedClassifier
+from skmft.stages import META_EPOCHS
+from skmft.training import auto_epochs
 
 CELLS = HERE / "cells" / "hypotheses"
 VALIDATION = {"amazon": 200, "snippets": 200, "mnli": 300, "hypernyms": 400}  # rows a domain, at most
@@ -64,7 +66,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
     valid = rest.sample(frac=1, random_state=seed).groupby("domain").head(VALIDATION[task])
     params = dict(SETTINGS[setting])
     if isinstance(params.get("meta_epochs"), float):  # times the epochs of "auto"
-        params["meta_epochs"] = round(params["meta_epochs"] * max(2, math.ceil(60 / math.ceil(len(train) / 32))))
+        params["meta_epochs"] = round(params["meta_epochs"] * auto_epochs(len(train), 32, **META_EPOCHS))
     start = time.perf_counter()
     clf = MetaFineTunedClassifier(adaptation=None, random_state=seed, **params)
     clf.fit(inputs(train), train["y"], domains=train["domain"].to_numpy())

@@ -33,7 +33,7 @@ def class_domain_prototypes(
 
     Parameters
     ----------
-    embeddings : array-like, shape (n_rows, hidden)
+    embeddings : array-like, shape (n_rows, width)
     y, domains : array-like of int, shape (n_rows,)
     n_classes, n_domains : int
         M and K.
@@ -46,7 +46,7 @@ def class_domain_prototypes(
 
     Returns
     -------
-    prototypes : ndarray, shape (K, M, P, hidden)
+    prototypes : ndarray, shape (K, M, P, width)
         NaN where there is none.
     shares : ndarray, shape (K, M, P)
         Share of the weight of (domain, class) that each prototype stands for; sums to 1 over P, or to 0 where
@@ -75,14 +75,14 @@ class PrototypeSums:
 
     Parameters
     ----------
-    n_domains, n_classes, n_prototypes, hidden : int
+    n_domains, n_classes, n_prototypes, width : int
         K, M, P and the width of the embeddings.
     """
 
-    def __init__(self, n_domains: int, n_classes: int, n_prototypes: int, hidden: int) -> None:
+    def __init__(self, n_domains: int, n_classes: int, n_prototypes: int, width: int) -> None:
         self.shape = (n_domains, n_classes, n_prototypes)
         self.weight = np.zeros(n_domains * n_classes * n_prototypes)
-        self.total = np.zeros((len(self.weight), hidden))
+        self.total = np.zeros((len(self.weight), width))
 
     def add(
         self, embeddings: ArrayLike, y: ArrayLike, domains: ArrayLike, weight: Array, cluster: ArrayLike | None = None
@@ -151,10 +151,10 @@ def similarities(
 
     Parameters
     ----------
-    embeddings : array-like, shape (n_rows, hidden)
+    embeddings : array-like, shape (n_rows, width)
     y, domains : array-like of int, shape (n_rows,)
         A domain of -1 is none of the K: all of these are then foreign.
-    prototypes : array-like, shape (K, M, P, hidden)
+    prototypes : array-like, shape (K, M, P, width)
     shares : array-like, shape (K, M, P)
 
     Returns
@@ -168,7 +168,7 @@ def similarities(
     y, domains = np.asarray(y), np.asarray(domains)
     C = _unit(np.nan_to_num(np.asarray(prototypes, dtype=np.float64)))
     S = np.asarray(shares, dtype=np.float64)
-    # mean cosine to the prototypes of a pair = product with their weighted mean direction, (K, M, hidden)
+    # mean cosine to the prototypes of a pair = product with their weighted mean direction, (K, M, width)
     directions = np.einsum("kmp,kmph->kmh", S, C)
     exists = S.sum(-1) > 0  # (K, M)
 
