@@ -28,7 +28,7 @@ from torch import nn
 from .adversarial import AdversarialLoss, AdversarialRamp, DomainDiscriminator
 from .classifier import MetaFineTunedClassifier
 from .corruption import MetaFineTuningLoss
-from .inputs import order_columns, positions, read_domains, read_texts
+from .inputs import missing, order_columns, positions, read_domains, read_texts
 from .networks import DEFAULT_MODEL, Encoder, TextClassifier, embedding_width
 from .stages import Rows, Run, meta_epochs, train_stage_2
 from .training import FineTuningNet
@@ -273,9 +273,19 @@ class _Baseline(ClassifierMixin, BaseEstimator):
                 setattr(self, name, getattr(clf, name))
         return self
 
-    def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
+    def _engine(self) -> MetaFineTunedClassifier:
+        """The fitted engine with the parameters of now: those of prediction may be set after `fit`."""
         check_is_fitted(self)
-        return self.classifier_._logits(X, domains)
+        self._validate_params()
+        clf = copy.copy(self.classifier_)
+        clf._unknown_hint = "set unknown_domain='ignore' to have it answered all the same"
+        return clf.set_params(
+            **{name: getattr(self, name) for name in self._shared},
+            unknown_domain="error" if self.unknown_domain == "error" else "meta",
+        )
+
+    def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
+        return self._engine()._logits(X, domains)
 
     def decision_function(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
         """Logits of every row.
@@ -413,20 +423,22 @@ class SingleDomainClassifier(_Baseline):
         return first
 
     def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
-        check_is_fitted(self)
+        engine = self._engine()
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
         texts, column, _ = read_texts(X, self.domain_column)
         given = read_domains(domains, column, X, len(texts), self.domain_column, allow_missing=True)
         where = np.full(len(texts), -1) if given is None else positions(given, self.domains_)
         unknown = np.flatnonzero(where < 0)
-        if not len(unknown) or (given is not None and self.unknown_domain == "error"):
-            return self.classifier_._logits(X, domains)
+        if not len(unknown) or (
+            self.unknown_domain == "error" and given is not None and not missing(given)[unknown].all()
+        ):
+            return engine._logits(X, domains)
         texts, out = list(texts), np.empty((len(texts), len(self.classes_)))
         known = np.flatnonzero(where >= 0)
         if len(known):
-            out[known] = self.classifier_._logits([texts[i] for i in known], self.domains_[where[known]])
+            out[known] = engine._logits([texts[i] for i in known], self.domains_[where[known]])
         others = [texts[i] for i in unknown]
-        each = [log_softmax(self.classifier_._logits(others, name), axis=1) for name in self.domains_.tolist()]
+        each = [log_softmax(engine._logits(others, name), axis=1) for name in self.domains_.tolist()]
         out[unknown] = logsumexp(each, axis=0) - math.log(len(each))  # the mean of probabilities, as logarithms
         return out
 

@@ -27,6 +27,9 @@ from .corruption import CORRUPTION_LABELS
 from .encoding import TokenizedTexts
 from .inputs import (
     balance_classes,
+    column_hint,
+    kind_of,
+    missing,
     order_columns,
     positions,
     read_domains,
@@ -503,7 +506,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if no_domains:
             warnings.warn(
                 "domains were not given, so all rows are one domain: typicality has no cross-domain term, and there "
-                "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit.",
+                "is neither domain corruption nor adaptation. Pass domains= (or set domain_column) to fit."
+                + column_hint(X, self.domain_column),
                 UserWarning,
                 stacklevel=3,
             )
@@ -766,7 +770,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ----------
         X : as in `fit`
         domains : array-like of shape (n_samples,), scalar, or None, default=None
-            A scalar stands for all rows. Without domains, and for None, NaN and unseen domains under
+            A scalar stands for all rows. Without domains, for None and NaN ("not known"), and for unseen domains under
             ``unknown_domain="meta"``, the meta-learner answers.
 
         Returns
@@ -779,7 +783,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         sklearn.exceptions.NotFittedError
             Before `fit`.
         ValueError, TypeError
-            If X or domains are not as described, or a domain is unknown under ``unknown_domain="error"``.
+            If X or domains are not as described, or a domain is unknown under ``unknown_domain="error"``, or all are and
+            of another type than those of `fit` (5 where those are str).
         """
         logits = self._logits(X, domains)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
@@ -906,6 +911,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         run = Run.start(self, self.seed_)
         return run, run.load(source), source
 
+    _unknown_hint = "adapt to it first, or set unknown_domain='meta' to have the meta-learner answer"
+
     def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
@@ -914,12 +921,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if given is not None:
             known = [*self.domains_.tolist(), *self.adapted_weights_]
             where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
-            unknown = np.flatnonzero(where < 0)
-            if self.unknown_domain == "error" and len(unknown):
+            unknown = np.flatnonzero((where < 0) & ~missing(given))
+            strange = len(unknown) and not {kind_of(given[i]) for i in unknown} & set(map(kind_of, known))
+            if len(unknown) and (self.unknown_domain == "error" or strange):
                 raise ValueError(
-                    f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which was neither in fit nor given to adapt "
-                    f"(known: {[*dict.fromkeys(known)]}); adapt to it first, or set unknown_domain='meta' to have the "
-                    "meta-learner answer."
+                    f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known "
+                    f"{[*dict.fromkeys(known)]}; {'convert them to one type' if strange else self._unknown_hint}."
                 )
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
         run = Run.start(self, self.seed_)
@@ -929,11 +936,14 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         )
 
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
+        self._check_parameters()
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
         texts, column, _ = read_texts(X, self.domain_column)
         if isinstance(texts[0], tuple) != self.is_pair_:
             now, then = ("pairs", "single texts") if not self.is_pair_ else ("single texts", "pairs")
-            raise ValueError(f"X holds {now}, but the estimator was fitted on {then}; pass {then}.")
+            raise ValueError(
+                f"X holds {now}, but the estimator was fitted on {then}; pass {then}.{column_hint(X, self.domain_column)}"
+            )
         token_types = reads_token_types(self.net_.module_.encoder)
         run, apart = Run.start(self, self.seed_), self.net_.module_.apart
         return run.tokenize(self.tokenizer_, self.encoder_source_, texts, token_types, apart), column

@@ -190,6 +190,14 @@ def order_columns(X: Any, columns: list[Hashable] | None, domain_column: Hashabl
     return X.select_columns(names) if hasattr(X, "select_columns") else X.select(names)
 
 
+def column_hint(X: Any, domain_column: Hashable | None) -> str:
+    """For messages about X whose two columns were read as pairs: one of them may be the domain, which nobody named."""
+    names = column_names(X)
+    if domain_column is not None or names is None or len(names) != 2:
+        return ""
+    return f" The columns {names} were read as pairs of texts; if one of them is the domain, name it by domain_column=."
+
+
 def read_domains(
     domains: Any,
     from_column: NDArray[Any] | None,
@@ -252,7 +260,7 @@ def read_domains(
                 f"{name}: row {i} is {value!r}; expected a domain name (str, int or bool). "
                 "Drop such rows or give them a domain of their own."
             )
-        kind = str if isinstance(value, str) else bool if isinstance(value, bool) else int
+        kind = kind_of(value)
         if kind is int and not isinstance(value, numbers.Integral):
             raise ValueError(
                 f"{name}: row {i} is {value!r} ({type(value).__name__}); expected str, int or bool. "
@@ -381,6 +389,16 @@ def _to_list(values: Any) -> list[Any]:
         if hasattr(values, method):
             return getattr(values, method)()
     return list(values)
+
+
+def kind_of(domain: Any) -> type:
+    """str, bool or int, of whichever of its forms a domain's name is."""
+    return str if isinstance(domain, str) else bool if isinstance(domain, (bool, np.bool_)) else int
+
+
+def missing(domains: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows have no domain (None or NaN), shape (n_rows,)."""
+    return np.array([_is_missing(value) for value in domains.tolist()], dtype=bool)
 
 
 def _is_missing(value: Any) -> bool:

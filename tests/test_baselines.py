@@ -245,8 +245,24 @@ def test_unknown_domains_can_be_refused(quick, data):
     for cls in ALL:
         clf = quick(cls, unknown_domain="error").fit(X, y, domains=d)
         clf.predict(X, domains=d)
-        with pytest.raises(ValueError, match="'toys', which was neither in fit"):
+        with pytest.raises(ValueError, match=r"'toys', which is none of the known .*; set unknown_domain='ignore'"):
             clf.predict(X[:2], domains=["books", "toys"])
+        clf.predict(X[:2], domains=["books", None])  # not known, which is no wrong name
+        answered = clf.set_params(unknown_domain="ignore").predict(X[:2], domains=["books", "toys"])
+        with pytest.raises(ValueError, match="'toys', which is none of the known"):
+            clf.set_params(unknown_domain="error").predict(X[:2], domains=["books", "toys"])
+        assert_array_equal(clf.set_params(unknown_domain="ignore").predict(X[:2], ["books", "toys"]), answered)
+
+
+@one_of_all
+def test_parameters_of_prediction_may_be_set_after_fit(cls, quick, data):
+    X, y, d = data
+    clf = quick(cls).fit(X, y, domains=d)
+    expected = clf.predict_proba(X, domains=d)
+    frame = pd.DataFrame({"text": X, "shop": d})
+    assert_array_equal(clf.set_params(domain_column="shop").predict_proba(frame), expected)
+    with pytest.raises(ValueError, match="'precision' parameter"):
+        clf.set_params(precision="fp16").predict(frame)
 
 
 @one_of_all

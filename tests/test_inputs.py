@@ -113,10 +113,14 @@ def test_bad_input_to_a_fitted_estimator(fitted, data):
     clf = copy.copy(fitted)
     clf.unknown_domain = "error"
     text = message(lambda: clf.predict(X, domains=["books"] * 47 + ["garden"]))
-    assert (
-        "domains: row 47 is 'garden', which was neither in fit nor given to adapt (known: ['books', 'kitchen'])" in text
+    assert "domains: row 47 is 'garden', which is none of the known ['books', 'kitchen']; adapt to it first" in text
+    np.testing.assert_array_equal(clf.predict(X[:1], domains=[None]), clf.predict(X[:1]))
+    assert "row 0 is 5, which is none of the known ['books', 'kitchen']; convert them to one type" in message(
+        lambda: fitted.predict(X[:2], domains=[5, 5])
     )
-    assert "row 0 is None" in message(lambda: clf.predict(X[:1], domains=[None]))
+    assert "The 'precision' parameter" in message(lambda: copy.copy(fitted).set_params(precision="fp16").predict(X))
+    frame = pd.DataFrame({"text": X, "shop": "books"})
+    assert "if one of them is the domain, name it by domain_column=" in message(lambda: fitted.predict(frame))
     assert "domains has shape (2,)" in message(lambda: clf.predict(X, domains=["books", "books"]))
     assert "X holds pairs, but the estimator was fitted on single texts" in message(
         lambda: fitted.predict([("a", "b")])
