@@ -131,13 +131,17 @@ def report(seeds: int) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     sets = [(n, [c for c in cells if c["shots"] == n]) for n in sorted({c["shots"] for c in cells})]
-    sets += [(n, [c for c in some if c["seed"] < FIRST]) for n, some in sets if len(some) > FIRST]
-    for shots, some in sorted(sets, key=lambda entry: (entry[0], len(entry[1]))):
+    for n, some in [*sets]:
+        if len(some) > FIRST:
+            sets += [(n, [c for c in some if (c["seed"] < FIRST) == early]) for early in (True, False)]
+    for shots, some in sorted(sets, key=lambda entry: (entry[0], len(entry[1]), min(c["seed"] for c in entry[1]))):
         fast, plain = (100 * np.array([c["accuracy"][k] for c in some]) for k in ("fast", "plain"))
         half = stats.t.ppf(0.975, len(some) - 1) * stats.sem(fast - plain) if len(some) > 1 else math.nan
         mean = (fast - plain).mean()
+        numbers = sorted(c["seed"] for c in some)
+        which = f"{len(some)} ({numbers[0]} to {numbers[-1]})"
         lines.append(
-            f"| {shots} | {len(some)} | {fast.mean():.2f} | {plain.mean():.2f} | {mean:+.2f} ± {half:.2f} "
+            f"| {shots} | {which} | {fast.mean():.2f} | {plain.mean():.2f} | {mean:+.2f} ± {half:.2f} "
             f"| {mean - half:+.2f} |"
         )
     return "\n".join(lines) + "\n"

@@ -2,8 +2,9 @@
 
 Within a cell's task, shots and seed, all methods learn from the same rows and are scored on the same frozen test rows. All
 methods that fine-tune take the same number of optimiser steps a model: those of stage 2 at the defaults, batches of 32 rows
-(stage 3 comes on top; of "single", every domain's model takes them). The cells that cost least come first; finished cells are
-skipped, so that a run can be stopped at any time and gone on with later. `report.py` makes tables and curves of the cells.
+(stage 3 comes on top; of "single", every domain's model takes them; SetFit takes 120 at most). The cells that cost least come
+first; finished cells are skipped, so that a run can be stopped at any time and gone on with later. `report.py` makes tables and
+curves of the cells.
 
     python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
     python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold

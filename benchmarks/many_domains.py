@@ -299,7 +299,8 @@ def accuracy_lines(shots: int, further: int, seeds: int) -> list[str]:
         "",
         f"## Accuracy, {shots} labelled reviews a domain",
         "",
-        f"Seeds {cells[0]['seed']} to {cells[-1]['seed']} ({len(cells)}), each its own draw and one stage 2, from whose "
+        f"Seeds {cells[0]['seed']} to {cells[-1]['seed']} ({len(cells)}), each its own draw and one stage 2 (the paper's "
+        "losses under the optimisation of our defaults), from whose "
         f"meta-learner each domain is adapted by both methods at the defaults ({cells[0]['epochs']} epochs). Scored on "
         f"{cells[0]['rows']} rows that no seed trains on: the frozen test rows and a fixed further sample. Percent; ± is "
         f"half of a 95% t interval over seeds. Machine: {'; '.join(sorted({c['machine'] for c in cells}))}.",

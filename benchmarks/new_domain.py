@@ -4,8 +4,9 @@
     python benchmarks/new_domain.py --report                        # writes results/new_domain.md
 
 Every held-out domain of every task is a cell for each method and seed, one JSON file each; finished cells are skipped. The
-methods learn from the same rows of the other domains (--labelled each) and adapt with the same rows of the new one, by the same
-stage 3; scored on the new domain's frozen test rows. Shots are nested: 8 are the first half of 16.
+methods learn from the same rows of the other domains (--labelled each) and of the new one; those that adapt do so by the same
+stage 3, the others (fine-tuning on the new rows alone, or together with those of the other domains) start anew for each number
+of rows. Scored on the new domain's frozen test rows. Shots are nested: 8 are the first half of 16.
 """
 
 from __future__ import annotations
@@ -177,8 +178,9 @@ def report() -> str:
 def interval(values: pd.Series, sign: str = "") -> str:
     if not len(values):
         return ""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else math.nan
-    return f"{values.mean():{sign}.1f} ± {half:.1f}"
+    if len(values) == 1:
+        return f"{values.mean():{sign}.1f}"
+    return f"{values.mean():{sign}.1f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.1f}"
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ GIVES = {
 }  # by one fit
 TASKS = {"amazon": "reviews", "mnli": "inference", "hypernyms": "hypernyms"}
 REPLICATES = 10_000
+FEWEST_SEEDS = 3  # that a difference in bold rests on
 ALL = "all"  # the mean over tasks of the mean over their shots
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styles tell more
     "adapted": ("#000000", "-", "o"),
@@ -250,7 +251,7 @@ def plus_minus(values: Sequence[float]) -> str:
 
 def with_interval(row: Any) -> str:
     text = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-    return f"**{text}**" if row.holm < 0.05 else text
+    return f"**{text}**" if row.holm < 0.05 and row.seeds >= FEWEST_SEEDS else text
 
 
 def overview(scores: Scores) -> list[str]:
@@ -379,7 +380,8 @@ def report(scores: Scores, cells: list[dict[str, Any]], args: argparse.Namespace
         "",
         "Accuracy in percent, the mean over domains; ± is half of the 95% t interval over seeds. Differences are paired, in "
         f"points; [ ] is a 95% interval by {REPLICATES:,} bootstrap replicates that draw seeds and, the same for all "
-        "methods, test rows anew. **Bold**: p below 0.05 after Holm's adjustment over all comparisons of the section. A "
+        "methods, test rows anew. **Bold**: p below 0.05 after Holm's adjustment over all comparisons of the section, "
+        f"and at least {FEWEST_SEEDS} seeds. A "
         "bootstrap of few seeds is too narrow, so the details also give the t interval over seeds. Wins, ties and losses count "
         "the domains of all seeds. `all`: the mean over tasks, of each over its shots.",
         "",

@@ -1,9 +1,9 @@
 """The paper's studies, by its recipe: corruption weight, layers with a corruption head, training on typical rows alone.
 
 A. corruption weights; B. layers that have a corruption head; C. a share of every class and domain, the most typical rows of it
-or, for comparison, rows drawn at random; D. the most and the least typical texts. All fits take as many optimiser steps, draw
-the same rows for the same seed, and are scored on the task's frozen test rows: this is a report, and chose no default. One
-JSON file a cell; finished cells are skipped.
+or, for comparison, rows drawn at random; D. the most and the least typical texts. All fits draw the same rows for the same
+seed and are scored on the task's frozen test rows: this is a report, and chose no default. One JSON file a cell; finished cells
+are skipped.
 
     python benchmarks/studies.py --tasks hypernyms --shots 64      # runs what is missing, a thread
     python benchmarks/studies.py --report                          # writes results/studies.md
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from few_shot import HYPERNYM_SPLITS, write
+from few_shot import HYPERNYM_SPLITS, budget, write
 from report import half_interval, plus_minus, table
 from tasks import HERE, draw, inputs, machine, paper, split, text_columns
 
@@ -97,7 +97,7 @@ def report(cells: list[dict[str, Any]]) -> str:
         "`python benchmarks/studies.py --tasks TASK --shots N`, then `--report`: meta-learner by the paper's recipe with the "
         "optimisation of our defaults (all-MiniLM-L6-v2, `corruption_weight=0.1` on the last layer, all rows, where nothing "
         "else is said), scored on the frozen test rows; accuracy in percent, mean over domains, ± half of a 95% t interval "
-        "over seeds; differences from that recipe are paired by seed. As many optimiser steps everywhere. Machine: "
+        "over seeds; differences from that recipe are paired by seed. Machine: "
         f"{'; '.join(sorted(frame['machine'].unique()))}.",
     ]
     for (task, shots), some in frame.groupby(["task", "shots"]):
@@ -123,10 +123,15 @@ def report(cells: list[dict[str, Any]]) -> str:
             gain = both.iloc[:, 0] - both.iloc[:, 1]
             change = f"{gain.mean():+.1f} ± {half_interval(gain):.1f}" if len(gain) > 1 else ""
             accuracy = [plus_minus(both[name]) if len(both) else "" for name in both]
-            shares.append([f"{share:.0%}", str(len(both)), *accuracy, change])
+            rows = int(some.loc[some["setting"] == f"random {share:g}", "n_train"].max()) if len(both) else 0
+            size = [str(rows), str(budget(rows))] if rows else ["", ""]
+            shares.append([f"{share:.0%}", *size, str(len(both)), *accuracy, change])
         whole = by_seed[REFERENCE].dropna()
-        shares.append(["100%", str(len(whole)), plus_minus(whole), "", ""])
-        lines += table(["share", "seeds", "the most typical", "at random", "typical less random"], shares)
+        rows = int(some.loc[some["setting"] == REFERENCE, "n_train"].max())
+        shares.append(["100%", str(rows), str(budget(rows)), str(len(whole)), plus_minus(whole), "", ""])
+        lines += table(
+            ["share", "rows", "steps", "seeds", "the most typical", "at random", "typical less random"], shares
+        )
         first = some[(some["setting"] == REFERENCE) & some["extremes"].notna()].sort_values("seed")
         if len(first):
             lines += ["", f"### The most and the least typical training texts (seed {first['seed'].iloc[0]})", ""]

@@ -360,7 +360,8 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
         "device multiplies it; its batches in inference hold tokens, not rows (2,048 on a CPU). The Trainer at its best: bf16, "
         "batches of similar length, fused AdamW (its default), the fastest of 0, 1, 2 workers; skmft trains without dropout "
         "inside attention, so the Trainer "
-        f"is also shown without. Machine: {where}.",
+        "is also shown without. Training has the paper's losses, without the contrastive one of the defaults. "
+        f"Machine: {where}.",
     ]
     for r in results:
         limits = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s ({name})" for name, rate in r["limit"].items())

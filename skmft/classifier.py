@@ -98,8 +98,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
         itself by the same encoder, and the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
         Reimers & Gurevych, EMNLP 2019), which learns from fewer rows. ``"auto"`` is ``"bi"`` for up to 5,000 training rows
-        and ``"cross"`` for more: with 3,000 and 5,000 rows the defaults were no better than plain fine-tuning of pairs as one
-        row. Folds have fewer rows than the whole, so name the form in a search of so many. Without pairs it changes nothing.
+        and ``"cross"`` for more: with 3,000 and 5,000 rows (one seed each) the former was no better than plain fine-tuning of
+        pairs as one row. Folds have fewer rows than the whole, so name the form in a search of so many. Without pairs it
+        changes nothing.
     max_length : int, default=128
         Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
         cut.
@@ -253,7 +254,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
     The default learning rate and the rules of ``"auto"`` were chosen by repeated random sub-sampling validation on training
     rows of two tasks (rated snippets and Amazon reviews); ``benchmarks/results/choose_defaults.md`` has the table. The rate of
-    ``adaptation="lora"`` was seen on one draw only, where it did no harm.
+    ``adaptation="lora"`` was compared with ``"full"`` on eight draws of reviews (``benchmarks/results/many_domains.md``).
 
     References
     ----------
@@ -547,9 +548,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
         Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave.
 
-        The defaults of stage 3 are made for rows that stage 2 has seen. For 50 rows of a domain that it has not seen,
-        ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)`` gained 3.4 ± 2.4 points over the meta-learner
-        in validation, the defaults nothing; for 8 rows nothing gained (``benchmarks/results/choose_defaults.md``).
+        The defaults of stage 3 are made for rows that stage 2 has seen, and change little. What more of it does for a domain
+        that stage 2 has not seen depends on the rows: ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)``
+        changed the meta-learner's accuracy by +3.4 points (standard error 2.4) with 50 rows and by -5.4 (3.9) with 8, on four
+        domains of snippets (``benchmarks/results/choose_defaults.md``). Keep some rows to see which answers better.
 
         Parameters
         ----------
