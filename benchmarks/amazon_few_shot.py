@@ -98,8 +98,8 @@ def table(shots: int, seeds: int, n_test: int) -> str:
         "",
         f"`python benchmarks/amazon_few_shot.py`: {shots} labelled reviews a domain (title and text, balanced classes), "
         f"seeds 0 to {seeds - 1} (each its own draw), the paper's losses under the optimisation of our defaults "
-        f"(all-MiniLM-L6-v2), scored on the same {n_test} frozen test reviews. All fine-tuning takes the same number of optimiser steps a model (stage 3's "
-        "come on top). "
+        f"(all-MiniLM-L6-v2), scored on the same {n_test} frozen test reviews. All fine-tuning takes the "
+        "same number of optimiser steps a model (stage 3's come on top). "
         "Accuracy in percent; ± is half of a 95% t interval of the mean over seeds. Seconds are those of fitting: "
         f"the fastest seed, all domains together. Machine: {'; '.join(machines)}.",
         "",
