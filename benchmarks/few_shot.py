@@ -387,8 +387,12 @@ def settings(cell: Cell, common: dict[str, Any]) -> dict[str, Any]:
     make = getattr(METHODS[cell.method], "make", None)
     if make is None:
         return {}
-    params = make(Data(pd.DataFrame(), pd.DataFrame(), cell.seed, common)).get_params()
-    return json.loads(json.dumps(params, default=str))
+    return params_of(make(Data(pd.DataFrame(), pd.DataFrame(), cell.seed, common)))
+
+
+def params_of(clf: Any) -> dict[str, Any]:
+    """Parameters, as a file holds them."""
+    return json.loads(json.dumps(clf.get_params(), default=str))
 
 
 def versions(method: str) -> dict[str, str]:

@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from few_shot import HYPERNYM_SPLITS, budget, write
+from few_shot import HYPERNYM_SPLITS, budget, params_of, write
 from report import half_interval, plus_minus, table
 from tasks import HERE, draw, inputs, machine, paper, split, text_columns
+
+from skmft import MetaFineTunedClassifier
 
 CELLS = HERE / "cells" / "studies"
 WEIGHTS = (0.0, 0.1, 0.5, 1.0)
@@ -51,12 +53,16 @@ def most_typical(rows: pd.DataFrame, typicality: np.ndarray, share: float) -> pd
     return rows[rank <= np.maximum(1, np.round(share * size))]
 
 
+def classifier(setting: str, seed: int) -> MetaFineTunedClassifier:
+    params = {k: v for k, v in SETTINGS[setting].items() if k not in ("share", "which")}
+    return paper(adaptation=None, random_state=seed, **params)
+
+
 def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
     pool, test = split(f"hypernyms {seed % HYPERNYM_SPLITS}" if task == "hypernyms" else task)
     rows, _ = draw(pool, shots, seed)
-    params = dict(SETTINGS[setting])
-    share, which = params.pop("share", None), params.pop("which", None)
-    clf = paper(adaptation=None, random_state=seed, **params)
+    share, which = SETTINGS[setting].get("share"), SETTINGS[setting].get("which")
+    clf = classifier(setting, seed)
     start = time.perf_counter()
     if share is not None:
         if which == "typical":  # stage 1, and next to no training
@@ -73,7 +79,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
         "shots": shots,
         "seed": seed,
         "setting": setting,
-        "params": params,
+        "settings": params_of(clf),
         "accuracy": float(right.groupby(test["domain"].to_numpy()).mean().mean()),
         "n_train": len(rows),
         "n_test": len(test),
@@ -178,7 +184,7 @@ def main() -> None:
     grid = [(t, n, s, name) for t in args.tasks for n in args.shots for s in args.seeds for name in args.settings]
     for task, shots, seed, setting in grid:
         path = args.cells / f"{task}-{shots}-{seed}-{setting.replace(' ', '_')}.json"
-        if not path.exists():
+        if not path.exists() or json.loads(path.read_text())["settings"] != params_of(classifier(setting, seed)):
             cell = run(task, shots, seed, setting)
             write(path, cell)
             print(path.stem, f"{cell['accuracy']:.3f}, {cell['seconds']:.0f} s", flush=True)
