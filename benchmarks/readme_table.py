@@ -19,6 +19,7 @@ from tasks import HERE
 
 COLUMNS = [("amazon", "16"), ("mnli", "256"), ("hypernyms", "16"), ("hypernyms", "64")]  # task, labelled rows a domain
 ROWS = {  # name of what is scored, and the method that gives it
+    "tfidf": "tfidf",
     "embeddings": "embeddings",
     "single": "single",
     "trainer": "trainer",
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cells", type=Path, help="folder of the cells' files, in place of cells/readme_table")
     args = parser.parse_args(argv)
     if args.write:
+        if BEGIN not in README.read_text() or END not in README.read_text():
+            parser.error(f"{README} lacks the lines {BEGIN.strip()!r} and {END!r}, between which the table belongs")
         before, _, rest = README.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
         table = short_table(args.cells or few_shot.CELLS, SEEDS)

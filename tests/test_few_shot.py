@@ -347,6 +347,14 @@ def test_readme_table_is_written_between_its_marks(readme, modules, tmp_path, ca
         assert line == f"| {modules[0].NAMES[name]} | " + " | ".join(map(modules[1].plus_minus, values)) + " |"
 
 
+def test_readme_without_marks_is_left_alone(readme, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("no marks\n")
+    with pytest.raises(SystemExit):
+        readme.main(["--write", "--cells", str(tmp_path / "cells")])
+    assert "lacks the lines" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "no marks\n"
+
+
 def test_readme_table_names_a_missing_cell(readme, tmp_path):
     (tmp_path / "cells" / "mnli-256-mft-3.json").unlink()
     with pytest.raises(ValueError, match=r"'MFT: adapted to each domain' for inference, 256, seeds \[3\]"):
