@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_texts
+from joblib.externals.loky import get_reusable_executor
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -135,7 +136,8 @@ def test_budget_of_hours(bench):
 @pytest.mark.skipif(not os.environ.get("SKMFT_DATA_HOME"), reason="needs SKMFT_DATA_HOME")
 def test_cells_in_processes_are_those_of_one_process(modules, tmp_path, monkeypatch):
     few_shot, _ = modules
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # which the processes inherit
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # which new processes inherit, but not those that other tests left
+    get_reusable_executor().shutdown()
     monkeypatch.setattr(few_shot.logging, "disable", lambda level: None)
     monkeypatch.setattr("transformers.logging.disable_progress_bar", lambda: None)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
