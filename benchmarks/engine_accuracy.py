@@ -33,7 +33,7 @@ from skmft.typicality import class_domain_prototypes, normalized_weights, simila
 
 CELLS = HERE / "cells" / "engine_accuracy"
 EXTRA_PER_DOMAIN = 600
-FIRST = 8  # seeds that were planned; where more were run, the table also has these alone
+SET = 8  # seeds that were planned at a time; where more were run, the table also has each set alone
 
 
 def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.ndarray:
@@ -132,8 +132,9 @@ def report(seeds: int) -> str:
     ]
     sets = [(n, [c for c in cells if c["shots"] == n]) for n in sorted({c["shots"] for c in cells})]
     for n, some in [*sets]:
-        if len(some) > FIRST:
-            sets += [(n, [c for c in some if (c["seed"] < FIRST) == early]) for early in (True, False)]
+        numbers = sorted({c["seed"] // SET for c in some})
+        if len(numbers) > 1:
+            sets += [(n, [c for c in some if c["seed"] // SET == i]) for i in numbers]
     for shots, some in sorted(sets, key=lambda entry: (entry[0], len(entry[1]), min(c["seed"] for c in entry[1]))):
         fast, plain = (100 * np.array([c["accuracy"][k] for c in some]) for k in ("fast", "plain"))
         half = stats.t.ppf(0.975, len(some) - 1) * stats.sem(fast - plain) if len(some) > 1 else math.nan

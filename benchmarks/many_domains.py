@@ -202,7 +202,7 @@ def run_accuracy(args: argparse.Namespace) -> None:
     further = pool.sort_values("hash").groupby(["domain", "y"]).head(args.further // 2)  # never trained on, in any seed
     pool = pool.drop(index=further.index).reset_index(drop=True)
     scored = pd.concat([test, further], ignore_index=True)
-    for seed in range(args.seeds):
+    for seed in args.only or range(args.seeds):
         name = f"accuracy-{args.shots}-{args.further}-{seed}"
         if (CELLS / f"{name}.json").exists():
             continue
@@ -352,6 +352,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=200, help="training rows a domain, for accuracy")
     parser.add_argument("--further", type=int, default=400, help="rows a domain that are scored beside the test rows")
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--only", type=int, nargs="+", help="run these seeds only (to share the work among processes)")
     args = parser.parse_args()
     {"cost": run_cost, "accuracy": run_accuracy, "report": report}[args.what](args)
 
