@@ -11,11 +11,13 @@ One JSON file a cell (rows a domain x seed); finished cells are skipped.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
 import os
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -114,6 +116,19 @@ def cell(shots: int, seed: int) -> dict[str, Any]:
     }
 
 
+def by_set(seeds: Iterable[int]) -> dict[int, list[int]]:
+    return {i: list(some) for i, some in itertools.groupby(sorted(seeds), key=lambda seed: seed // SET)}
+
+
+def groups(cells: list[dict[str, Any]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The table's rows: of every number of shots each set of seeds, then all of them."""
+    for shots in sorted({c["shots"] for c in cells}):
+        own = {c["seed"]: c for c in cells if c["shots"] == shots}
+        sets = list(by_set(own).values())
+        for seeds in [*sets, *([sorted(own)] if len(sets) > 1 else [])]:
+            yield shots, [own[seed] for seed in seeds]
+
+
 def report(seeds: int) -> str:
     cells = [json.loads(p.read_text()) for p in sorted(CELLS.glob("*.json"))]
     cells = [c for c in cells if c["seed"] < seeds]
@@ -130,19 +145,13 @@ def report(seeds: int) -> str:
         "| labelled a domain | seeds | engine | plain loop | difference | lower end |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    sets = [(n, [c for c in cells if c["shots"] == n]) for n in sorted({c["shots"] for c in cells})]
-    for n, some in [*sets]:
-        numbers = sorted({c["seed"] // SET for c in some})
-        if len(numbers) > 1:
-            sets += [(n, [c for c in some if c["seed"] // SET == i]) for i in numbers]
-    for shots, some in sorted(sets, key=lambda entry: (entry[0], len(entry[1]), min(c["seed"] for c in entry[1]))):
+    for shots, some in groups(cells):
         fast, plain = (100 * np.array([c["accuracy"][k] for c in some]) for k in ("fast", "plain"))
         half = stats.t.ppf(0.975, len(some) - 1) * stats.sem(fast - plain) if len(some) > 1 else math.nan
         mean = (fast - plain).mean()
-        numbers = sorted(c["seed"] for c in some)
-        which = f"{len(some)} ({numbers[0]} to {numbers[-1]})"
+        spans = ", ".join(f"{min(seeds)} to {max(seeds)}" for seeds in by_set(c["seed"] for c in some).values())
         lines.append(
-            f"| {shots} | {which} | {fast.mean():.2f} | {plain.mean():.2f} | {mean:+.2f} ± {half:.2f} "
+            f"| {shots} | {len(some)} ({spans}) | {fast.mean():.2f} | {plain.mean():.2f} | {mean:+.2f} ± {half:.2f} "
             f"| {mean - half:+.2f} |"
         )
     return "\n".join(lines) + "\n"
