@@ -1,6 +1,7 @@
 """How time and memory grow: with texts, domains and a search's candidates; and stage 1 over a million texts.
 
 Every point runs in a fresh process, `--repeats` times, and is kept as a JSON file in cells/scaling; finished ones are skipped.
+All points run once before any runs again, so that a machine that is slower for some minutes does not bend a curve.
 Texts are synthetic (4 to 16 common words), seeded, and made when they are read, so that no list of them counts as memory.
 
     python benchmarks/scaling.py                  # writes results/scaling.md and results/scaling.png
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from skorch.callbacks import Callback
 from tasks import HERE, machine, paper
 
@@ -44,6 +47,7 @@ SERIES: dict[str, list[int]] = {
 QUICK = {"texts": [1000, 2000], "domains, full": [1, 2], "domains, head": [1, 2], "candidates": [1, 2]}
 ROWS_A_DOMAIN = 64
 SEARCH_ROWS = 256
+LARGEST = 4  # points of a series, of which the exponent of growth is taken
 SMALL = 10_000  # texts that a million are compared with
 
 
@@ -225,25 +229,32 @@ def run_point(folder: Path, series: str, x: int, repeat: int) -> dict[str, Any]:
     return json.loads(cell.read_text())
 
 
-def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Slope and intercept of the least-squares line, and the growth exponent between the two largest points."""
-    slope, intercept = np.polyfit(x, y, 1)
-    exponent = np.log(max(y[-1], 1e-9) / max(y[-2], 1e-9)) / np.log(x[-1] / x[-2])
-    return slope, intercept, exponent
+def growth(runs: dict[int, list[float]]) -> tuple[float, float]:
+    """Exponent of growth over the largest points, 1 for linear, and half of its 95% interval: a line through the logarithms."""
+    found = [(np.log(x), np.log(max(y, 1e-9))) for x in sorted(runs)[-LARGEST:] for y in runs[x]]
+    fitted = stats.linregress(*zip(*found))
+    half = fitted.stderr * stats.t.ppf(0.975, len(found) - 2) if len(found) > 2 else math.nan
+    return float(fitted.slope), float(half)
 
 
-def report(points: dict[str, dict[int, dict[str, float]]], big: dict[str, Any] | None, about: list[str]) -> str:
+def medians(runs: dict[int, list[dict[str, float]]]) -> dict[int, dict[str, float]]:
+    return {x: {name: statistics.median(run[name] for run in some) for name in some[0]} for x, some in runs.items()}
+
+
+def report(runs: dict[str, dict[int, list[dict[str, float]]]], big: dict[str, Any] | None, about: list[str]) -> str:
     lines = ["# Cost growth", "", *about]
-    for series, by_x in points.items():
+    for series, by_x in runs.items():
         xs = list(by_x)
         header = " | ".join(f"{x:,}" for x in xs)
         one = {"texts": "a text", "candidates": "a candidate"}.get(series, "a domain")
         lines += ["", f"## {series}", "", f"| | {header} | {one} | at 0 | exponent |", "| --- " * (len(xs) + 4) + "|"]
-        for name in by_x[xs[0]]:
-            values = [by_x[x][name] for x in xs]
-            slope, intercept, exponent = line(xs, values)
+        middle = medians(by_x)
+        for name in middle[xs[0]]:
+            values = [middle[x][name] for x in xs]
+            slope, intercept = np.polyfit(xs, values, 1)
+            exponent, half = growth({x: [run[name] for run in some] for x, some in by_x.items()})
             shown = " | ".join(f"{v:.2f}" if "(s)" in name else f"{v:.0f}" for v in values)
-            lines.append(f"| {name} | {shown} | {slope:.3g} | {intercept:.3g} | {exponent:.2f} |")
+            lines.append(f"| {name} | {shown} | {slope:.3g} | {intercept:.3g} | {exponent:.2f} ± {half:.2f} |")
     if big is not None:
         n = big["texts"]
         extrapolated = "" if n >= 10**6 else f" A million would take {big['microseconds a text']:.0f} s (extrapolated)."
@@ -286,7 +297,6 @@ def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--search-repeats", type=int, help="of the points of candidates; default as --repeats")
     parser.add_argument("--million", type=int, nargs="?", const=10**6, metavar="TEXTS")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--point", nargs=2, metavar=("SERIES", "X"), help=argparse.SUPPRESS)
@@ -298,41 +308,39 @@ def main() -> None:
     if args.quick:
         folder = results = Path(tempfile.mkdtemp())
         sizes, args.repeats, args.million = QUICK, 1, 40_000
-    searches = args.search_repeats or args.repeats
-    points: dict[str, dict[int, dict[str, float]]] = {}
+    runs: dict[str, dict[int, list[dict[str, float]]]] = {series: {x: [] for x in xs} for series, xs in sizes.items()}
     machines = set()
-    for series, xs in sizes.items():
-        points[series] = {}
-        repeats = searches if series == "candidates" else args.repeats
-        for x in xs:
-            runs = [run_point(folder, series, x, r) for r in range(repeats)]
-            machines |= {r["machine"] for r in runs}
-            names = runs[0]["values"]
-            points[series][x] = {name: statistics.median(r["values"][name] for r in runs) for name in names}
+    for repeat in range(args.repeats):
+        for series, by_x in runs.items():
+            for x in by_x:
+                cell = run_point(folder, series, x, repeat)
+                by_x[x].append(cell["values"])
+                machines.add(cell["machine"])
     big = None
     if args.million:
         cell = run_point(folder, "million", args.million, 0)
         big, machines = cell["values"], machines | {cell["machine"]}
-    command = f"python benchmarks/scaling.py --repeats {args.repeats} --search-repeats {searches}"
+    command = f"python benchmarks/scaling.py --repeats {args.repeats}"
     command += f" --million {args.million}" if args.million else ""
     about = [
         f"`{command}`: all-MiniLM-L6-v2 by the paper's recipe, synthetic texts of 4 to 16 common words; every point in "
-        f"a fresh process, median of {args.repeats} (of {searches} of a search). Seconds of stage 1 contain reading and "
-        "tokenizing the texts, but not the constant of a fit (of 64 texts: loading weights, mostly). Memory is resident "
-        "memory over that of the same process at the end of stage 1 of 64 texts, the encoder loaded. Texts: 4 domains. "
-        f"Domains: {ROWS_A_DOMAIN} rows each, one "
-        f"epoch of stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
+        f"a fresh process, median of {args.repeats} runs (all points once, then all again). Seconds of stage 1 contain "
+        "reading and tokenizing the texts, but not the constant of a fit (of 64 texts: loading weights, mostly). Memory is "
+        "resident memory over that of the same process at the end of stage 1 of 64 texts, the encoder loaded. "
+        f"Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one epoch of "
+        f"stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
         "one epoch, `memory=`. "
         f"Machine: {'; '.join(sorted(machines))}.",
         "",
-        "The last three columns: slope and intercept of the least-squares line, and the exponent of growth between the two "
-        "largest points (1 is linear).",
+        "The last three columns: slope and intercept of the least-squares line through the medians, and the exponent of growth "
+        "(1 is linear): the slope, with its 95% interval, of a line through the logarithms of all runs of the "
+        f"{LARGEST} largest points.",
         "",
         "![Time and memory against texts, domains and candidates](scaling.png)",
     ]
-    text = report(points, big, about)
+    text = report(runs, big, about)
     (results / "scaling.md").write_text(text)
-    draw(points, results / "scaling.png")
+    draw({series: medians(by_x) for series, by_x in runs.items()}, results / "scaling.png")
     print(text)
     print(results / "scaling.md")
 
