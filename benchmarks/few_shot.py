@@ -605,4 +605,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import few_shot  # other processes find functions by the module's name, and this one is called __main__
+
+    sys.exit(few_shot.main())

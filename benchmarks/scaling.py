@@ -288,6 +288,7 @@ def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
                         label = name.replace(unit, "").strip() + series.removeprefix(kind)
                         axis.plot(list(by_x), [v[name] for v in by_x.values()], marker="o", label=label)
             axis.set(xlabel=kind, ylabel="seconds" if row == 0 else "MiB over the loaded encoder")
+            axis.margins(y=0.25)  # room for the legend
             axis.set_xlim(0)
             axis.set_ylim(0)
             axis.legend(fontsize=7)

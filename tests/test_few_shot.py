@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_texts
-from joblib.externals.loky import get_reusable_executor
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -134,17 +134,11 @@ def test_budget_of_hours(bench):
 
 
 @pytest.mark.skipif(not os.environ.get("SKMFT_DATA_HOME"), reason="needs SKMFT_DATA_HOME")
-def test_cells_in_processes_are_those_of_one_process(modules, tmp_path, monkeypatch):
-    few_shot, _ = modules
-    monkeypatch.syspath_prepend(str(BENCHMARKS))  # which new processes inherit, but not those that other tests left
-    get_reusable_executor().shutdown()
-    monkeypatch.setattr(few_shot.logging, "disable", lambda level: None)
-    monkeypatch.setattr("transformers.logging.disable_progress_bar", lambda: None)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+def test_cells_in_processes_are_those_of_one_process(tmp_path):
     found = {}
     for jobs in ("1", "2"):
-        options = "--tasks hypernyms --shots 16 --methods tfidf --seeds 0 1 --jobs".split()
-        assert few_shot.main([*options, jobs, "--cells", str(tmp_path / jobs)]) == 0
+        options = f"--tasks hypernyms --shots 16 --methods tfidf --seeds 0 1 --jobs {jobs} --cells".split()
+        subprocess.run([sys.executable, BENCHMARKS / "few_shot.py", *options, tmp_path / jobs], check=True)
         cells = {p.name: json.loads(p.read_text()) for p in (tmp_path / jobs).glob("*.json")}
         found[jobs] = {n: (c["train_hash"], c["results"]["tfidf"]["correct"]) for n, c in cells.items()}
     assert len(found["1"]) == 2
