@@ -7,6 +7,7 @@ and when, and however unequal the parts are.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import pickle
@@ -36,6 +37,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 class OutOfMemoryElsewhere(torch.OutOfMemoryError):
     """Another of the processes that train together ran out of memory."""
+
+
+def _leave_gloo() -> None:
+    """Before Python exits; gloo's threads abort the process if they outlive it (pytorch/pytorch issue 190489)."""
+    if distributed.is_initialized() and "gloo" in distributed.get_backend():
+        distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Processes:
         if started > 1 and not (distributed.is_available() and distributed.is_initialized()):
             # without cpu=True accelerate takes a process without CUDA for one that is alone
             PartialState(cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()))
+            atexit.register(_leave_gloo)
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         if started > 1:

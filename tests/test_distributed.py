@@ -128,18 +128,22 @@ def test_alone_without_a_launcher_nothing_is_started(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the launcher takes a GPU for each process")
-def test_accelerate_launch_starts_processes_that_are_joined(tmp_path):
+def test_accelerate_launch_starts_processes_that_are_joined_until_exit(tmp_path):
     script = tmp_path / "join.py"
     script.write_text(
-        "import sys, torch\n"
+        "import atexit, pickle, sys, torch\n"
         "from skmft.parts import Processes\n"
+        "def write():\n"
+        "    result = processes.size, total, torch.distributed.is_initialized()\n"
+        "    open(f'{sys.argv[1]}/{processes.rank}', 'wb').write(pickle.dumps(result))\n"
+        "atexit.register(write)  # runs after what skmft registers\n"
         "processes = Processes.join('auto')\n"
         "total = processes.add(torch.ones(1)).item()\n"
-        "open(f'{sys.argv[1]}/{processes.rank}', 'wb').write(__import__('pickle').dumps((processes.size, total)))\n"
+        "assert torch.distributed.is_initialized()\n"
     )
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes=2"]
     options = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    assert run(*launch, *options, str(script), str(tmp_path), folder=tmp_path, n=2) == [(2, 2.0)] * 2
+    assert run(*launch, *options, str(script), str(tmp_path), folder=tmp_path, n=2) == [(2, 2.0, False)] * 2
 
 
 def test_processes_that_accelerate_did_not_join(monkeypatch):
