@@ -187,7 +187,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
 
     def _stage_2(
         self,
-        own_tensors: dict[Any, dict[str, torch.Tensor]],
+        own_tensors: dict[Any, Mapping[str, torch.Tensor]],
         run: Run,
         encoder: Encoder,
         rows: Rows,
@@ -254,7 +254,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
                     stacklevel=2,
                 )
             domains = "all"
-        own_tensors: dict[Any, dict[str, torch.Tensor]] = {}
+        own_tensors: dict[Any, Mapping[str, torch.Tensor]] = {}
         clf._fit(X, y, domains, sample_weight, partial(self._stage_2, own_tensors))
         clf.adapted_weights_ = own_tensors
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:

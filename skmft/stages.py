@@ -390,7 +390,7 @@ def adapt_domain(
     classes: NDArray[Any],
     name: Any,
     history: list[dict[str, Any]],
-) -> dict[str, torch.Tensor]:
+) -> Mapping[str, torch.Tensor]:
     """Stage 3 for one domain: the tensors that its model has in place of the meta-learner's."""
     entry = {"stage": "adaptation", "domain": name}
     if not can_adapt(rows.labels):

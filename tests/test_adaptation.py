@@ -137,7 +137,14 @@ def test_only_deltas_are_kept(loras, data4):
             assert type(t) is torch.Tensor
             assert t.device.type == "cpu"
             assert not t.requires_grad
-            assert t.untyped_storage().nbytes() == t.nbytes  # no view that keeps something larger alive
+        numbers = sum(t.nbytes for t in tensors.values())
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+        assert sum(storages.values()) == numbers  # no view that keeps something larger alive
+        for protocol in (2, pickle.HIGHEST_PROTOCOL):
+            stored = pickle.dumps(tensors, protocol)
+            assert len(stored) < numbers + 10_000  # the block once, not once a tensor
+            again = pickle.loads(stored)
+            assert list(again) == list(tensors) and all(torch.equal(again[n], t) for n, t in tensors.items())
     assert not [n for n, _ in clf.net_.module_.named_modules() if "lora" in n]
     assert all(p.requires_grad for p in clf.net_.module_.parameters())
 
