@@ -57,6 +57,11 @@ def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
     return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
 
 
+def places(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Bytes of every tensor, whatever else its storage holds: what goes to a device, without the rest of a domain's block."""
+    return {t.data_ptr(): t.nbytes for t in tensors}
+
+
 def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
@@ -73,19 +78,19 @@ def held_bytes(clf: MetaFineTunedClassifier) -> int:
 def peak_memory(clf: MetaFineTunedClassifier, X: list[str], domains: Any) -> dict[str, int]:
     """Bytes while rows of these domains are predicted.
 
-    ``weights``: of the meta-learner and of the network that answers, at most, shared storages once: what a device has to
+    ``weights``: of the meta-learner and of the network that answers, at most, shared tensors once: what a device has to
     hold. ``more``: on the CPU the peak of what torch's allocator gives out beside that (activations, and the copies that
     autocast makes of weights). ``peak``: on CUDA the peak of all allocated memory; on the CPU the sum of the two.
     """
     run = Run.start(clf, clf.seed_)
     tokens, _ = clf._tokenize(X)
     module = clf.net_.module_.to(run.device)
-    resting = storages([*tensors_of(module), *(t for own in clf.adapted_weights_.values() for t in own.values())])
+    resting = places([*tensors_of(module), *(t for own in clf.adapted_weights_.values() for t in own.values())])
     most = made = 0  # made for one domain's network: counted as weights, and given out by the allocator
 
     def batches(forward: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal most, made
-        used = {**storages(tensors_of(module)), **storages(tensors_of(forward.__self__))}
+        used = {**places(tensors_of(module)), **places(tensors_of(forward.__self__))}
         most = max(most, sum(used.values()))
         made = max(made, sum(size for place, size in used.items() if place not in resting))
         return run.batches(forward, *args, **kwargs)
@@ -271,7 +276,7 @@ def cost_lines(device: str) -> list[str]:
             + (
                 "Counted: torch's peak of allocated CUDA memory."
                 if device == "cuda"
-                else "Counted on the CPU as a device would hold it: the storages of the meta-learner and of the network that "
+                else "Counted on the CPU as a device would hold it: the tensors of the meta-learner and of the network that "
                 "answers; the other domains' rest. Activations and copies: the peak of what torch's allocator gave out beside "
                 "them."
             ),
