@@ -37,7 +37,7 @@ class FastBfloat16(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and _plain(*args, **kwargs):
+        if func is F.scaled_dot_product_attention and len(args) == 3 and _plain(*args, **kwargs):
             with torch.autocast("cpu", enabled=False):
                 query, key, value = args
                 return attention(query, key, value, kwargs.get("attn_mask"), kwargs.get("scale"))
@@ -100,18 +100,24 @@ def attention(
     Returns
     -------
     Tensor of bfloat16, shape (batch, heads, tokens, width)
+        0 for a token that may read none.
     """
     batch, heads, n, width = query.shape
     scale = 1 / math.sqrt(width) if scale is None else scale
     q, k = (t.reshape(batch * heads, -1, width) for t in (query, key))
-    scores = torch.baddbmm(_bias(mask, query, k.shape[1]), q, k.transpose(1, 2), alpha=scale)
+    bias = _bias(mask, query, k.shape[1])
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
+    by_query = bias.ndim == 3 and bias.shape[1] > 1  # then padding that is far from the text may have no token to read
     if _largest_norm(q) * _largest_norm(k) * scale < _SAFE_EXPONENT:
         ones = value.new_ones(1).expand(*value.shape[:-1], 1)
         v = torch.cat([value, ones], dim=-1).reshape(batch * heads, -1, value.shape[-1] + 1)
         out = torch.bmm(scores.exp_(), v)
-        out = out[..., :-1] / out[..., -1:]
+        total = out[..., -1:]
+        out = out[..., :-1] / (total.masked_fill(total == 0, 1) if by_query else total)
     else:
-        out = torch.bmm(scores.softmax(-1), value.reshape(batch * heads, -1, value.shape[-1]))
+        none = (scores == -torch.inf).all(-1, keepdim=True) if by_query else None
+        weights = scores.softmax(-1) if none is None else scores.masked_fill(none, 0).softmax(-1).masked_fill(none, 0)
+        out = torch.bmm(weights, value.reshape(batch * heads, -1, value.shape[-1]))
     return out.view(batch, heads, n, -1)
 
 

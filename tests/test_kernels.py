@@ -66,6 +66,24 @@ def test_attention_is_softmax_attention(mask, scale):
     )
 
 
+@pytest.mark.parametrize("scale", [1.0, 12.0], ids=["exponential", "softmax"])
+@pytest.mark.parametrize("added", [False, True], ids=["bool", "added"])
+def test_a_token_that_may_read_none_gets_zeros(scale, added):
+    """As torch gives them; padding outside of every window of attention is such a token."""
+    near = torch.arange(7)[:, None] - torch.arange(7)
+    mask = padding_mask() & near.abs().le(1)
+    none = ~mask.any(-1)[:, 0]
+    inputs = [t.requires_grad_() for t in tensors(scale=scale)]
+    given = torch.zeros(mask.shape).masked_fill(~mask, -math.inf) if added else mask
+    out = attention(inputs[0] / scale, *inputs[1:], given)
+    assert none.any() and not none.all()
+    expected = F.scaled_dot_product_attention(inputs[0] / scale, *inputs[1:], attn_mask=mask)
+    torch.testing.assert_close(out / scale, expected / scale, atol=0.03, rtol=0.03)
+    assert not out.transpose(1, 2)[none].any()
+    out.float().square().sum().backward()
+    assert all(t.grad.isfinite().all() for t in inputs)
+
+
 def test_scores_beyond_the_range_of_an_exponential():
     _, _, value = tensors(n=8)
     query = 60 * torch.eye(8, dtype=torch.bfloat16).expand(3, 2, 8, 8)  # a score of 1,273 for one key, 0 for the others
@@ -115,7 +133,9 @@ def test_the_mode_takes_over_and_is_left_behind():
         assert norm(torch.randn(2, 8)).dtype == torch.bfloat16
         with torch.autocast("cpu", enabled=False):
             assert norm(torch.randn(2, 8)).dtype == torch.float32
+        by_name = F.scaled_dot_product_attention(query=query, key=key, value=value)  # torch's, too
         causal = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # not ours: torch's
+    assert torch.equal(by_name, F.scaled_dot_product_attention(query, key, value))
     torch.testing.assert_close(causal, F.scaled_dot_product_attention(query, key, value, is_causal=True))
     with FastBfloat16():
         assert F.scaled_dot_product_attention(query.float(), key.float(), value.float()).dtype == torch.float32
