@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .adaptation import domain_model
-from .networks import TextClassifier, quiet, reads_token_types
+from .networks import PROCESS_STATE, TextClassifier, quiet, reads_token_types
 
 
 def _need(package: str, extra: str, purpose: str) -> Any:
@@ -72,14 +72,15 @@ def to_sentence_transformer(clf: Any, domain: Any = None) -> Any:
 def _silent_exporter() -> Iterator[None]:
     """Without the exporter's warnings about itself; filters and levels are as before afterwards."""
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with PROCESS_STATE:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Logits(nn.Module):

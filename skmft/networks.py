@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,9 @@ def _sha256_of(shards: tuple[str, ...], stats: tuple[tuple[int, ...], ...]) -> s
     return digest.hexdigest()
 
 
+PROCESS_STATE = threading.RLock()  # whoever changes generators or log levels for a while: one thread at a time
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
@@ -151,24 +155,25 @@ def quiet() -> Iterator[None]:
     from huggingface_hub.utils import enable_progress_bars as hub_on
     from transformers.utils import logging as hf_logging
 
-    logger = logging.getLogger("transformers")
-    level, bar, hub_bar = (
-        logger.level,
-        hf_logging.is_progress_bar_enabled(),
-        not are_progress_bars_disabled(),
-    )
-    logger.setLevel(logging.ERROR)
-    hf_logging.disable_progress_bar()
-    if hub_bar:
-        hub_off()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            hf_logging.enable_progress_bar()
+    with PROCESS_STATE:
+        logger = logging.getLogger("transformers")
+        level, bar, hub_bar = (
+            logger.level,
+            hf_logging.is_progress_bar_enabled(),
+            not are_progress_bars_disabled(),
+        )
+        logger.setLevel(logging.ERROR)
+        hf_logging.disable_progress_bar()
         if hub_bar:
-            hub_on()
+            hub_off()
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if bar:
+                hf_logging.enable_progress_bar()
+            if hub_bar:
+                hub_on()
 
 
 def load_encoder(source: EncoderSource) -> Encoder:

@@ -23,6 +23,7 @@ from .batches import BucketedIterator, TrainingRows
 from .contrastive import WholeBatch
 from .encoding import TokenizedTexts, sorted_batches
 from .kernels import FastBfloat16
+from .networks import PROCESS_STATE
 from .parts import ALONE, MicroBatches, Processes, parts_of
 
 _CPU_TOKENS = (
@@ -79,19 +80,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def isolated_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for a block; afterwards torch's, numpy's and Python's global generators are as before."""
+    """Seed torch for a block; afterwards torch's, numpy's and Python's global generators are as before.
+
+    All threads draw from the same generators, so those that would enter wait for the one that is inside.
+    """
     cuda = [device.index or 0] if device.type == "cuda" else []
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(seed)
-            if cuda:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with PROCESS_STATE:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng(devices=cuda):
+                torch.default_generator.manual_seed(seed)
+                if cuda:
+                    with torch.cuda.device(device):
+                        torch.cuda.manual_seed(seed)
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def _generator_state(device: torch.device) -> torch.Tensor:

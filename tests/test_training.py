@@ -1,4 +1,6 @@
 import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -218,3 +220,22 @@ def test_isolated_generators():
     assert draws() == expected
     with isolated_generators(7, CPU):
         assert torch.rand(1).item() == inside
+
+
+def test_generators_are_one_threads_at_a_time():
+    """Threads that draw in seeded blocks at the same time get what each would get alone."""
+    device = torch.device("cpu")
+
+    def draw(seed):
+        with isolated_generators(seed, device):
+            numbers = []
+            for _ in range(20):
+                numbers.append(torch.rand(()).item())
+                time.sleep(0.001)  # others would get their turn
+        return numbers
+
+    before = torch.get_rng_state()
+    alone = [draw(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(draw, range(4))) == alone
+    assert torch.equal(torch.get_rng_state(), before)
