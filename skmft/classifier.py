@@ -52,6 +52,7 @@ from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
 
 MOST_ROWS_APART = 5000  # up to which pair_encoding="auto" is "bi"; benchmarks/results/hypotheses.md
+_NO_DOMAIN = "all"  # name of the one domain where fit got none
 PAPER: dict[str, Any] = {  # what `from_paper` sets
     "pooling": "mean",
     "pair_encoding": "cross",
@@ -473,7 +474,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         refuse_domains_as_texts(texts, domains)
         no_domains = domains is None
         if no_domains:
-            domains = np.full(len(texts), "all")
+            domains = np.full(len(texts), _NO_DOMAIN)
         sample_weight = read_sample_weight(sample_weight, len(texts))
         used = sample_weight > 0
         classes, names = np.unique(y[used]), np.unique(domains[used])
@@ -540,6 +541,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.encoder_source_, self.tokenizer_, self.seed_ = source, tokenizer, run.seed
         self.net_, self.adapted_weights_, self.history_ = net, adapted, history
         self._n_features_out = embedding_width(encoder, apart)
+        self._keep_settings()
         return self
 
     def adapt(self, X: Any, y: ArrayLike, domain: Any) -> MetaFineTunedClassifier:
@@ -583,6 +585,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         if hasattr(domain, "__len__") and not isinstance(domain, str):
             raise ValueError(f"domain={domain!r}; expected one name (str, int or bool) for all rows.")
         [name] = np.asarray(read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain")).tolist()
+        for known in [*self.domains_.tolist(), *self.adapted_weights_]:
+            if name == known and kind_of(name) != kind_of(known):  # True == 1, and would take its model's place
+                raise ValueError(
+                    f"domain={name!r} equals the known domain {known!r}; expected a name of the same type."
+                )
         if not can_adapt(labels):
             raise ValueError(
                 f"y has one class only, {self.classes_.tolist()[labels[0]]!r}; adapting needs examples of at least two of "
@@ -924,7 +931,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             known = [*self.domains_.tolist(), *self.adapted_weights_]
             where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
             unknown = np.flatnonzero((where < 0) & ~missing(given))
-            strange = len(unknown) and not {kind_of(given[i]) for i in unknown} & set(map(kind_of, known))
+            strange = known != [_NO_DOMAIN] and not {kind_of(given[i]) for i in unknown} & set(map(kind_of, known))
             if len(unknown) and (self.unknown_domain == "error" or strange):
                 raise ValueError(
                     f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known "
@@ -937,8 +944,20 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             run.batches, meta_learner, tokens, own, self.adapted_weights_, len(self.classes_), run.dtype
         )
 
+    def _keep_settings(self) -> None:
+        self._settings_of_fit = {name: getattr(self, name) for name in ("max_length", "n_prototypes", "pooling")}
+
+    def _check_unchanged(self) -> None:
+        """Refuse parameters that the fitted model cannot follow; the next `fit` may."""
+        for name, then in self._settings_of_fit.items():
+            if (now := getattr(self, name)) != then:
+                raise ValueError(
+                    f"{name}={now!r} was set after fit, whose model has {name}={then!r}; set it back, or fit again."
+                )
+
     def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
         self._check_parameters()
+        self._check_unchanged()
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
         texts, column, _ = read_texts(X, self.domain_column)
         if isinstance(texts[0], tuple) != self.is_pair_:

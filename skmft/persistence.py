@@ -233,10 +233,12 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
     from safetensors.torch import save_file
     from sklearn.utils.validation import check_is_fitted
 
+    from .corruption import CorruptionHead
     from .networks import quiet
 
     check_is_fitted(clf)
-    target = Path(path).expanduser().absolute()
+    clf._check_unchanged()
+    target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
     params, lost = {}, []
@@ -260,9 +262,9 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
         with quiet():
             module.encoder.save_pretrained(new / "encoder")
             clf.tokenizer_.save_pretrained(new / "encoder")
-        heads = {
-            n: t.detach().cpu().contiguous() for n, t in module.state_dict().items() if not n.startswith("encoder.")
-        }
+        corruption = module.corruption_head if isinstance(module.corruption_head, CorruptionHead) else None
+        parts = ("label_head.",) if corruption is None else ("label_head.", "corruption_head.")
+        heads = {n: t.detach().cpu().contiguous() for n, t in module.state_dict().items() if n.startswith(parts)}
         save_file(heads, new / "heads.safetensors")
         arrays = {n: torch.from_numpy(np.ascontiguousarray(getattr(clf, n))) for n in _ARRAYS if hasattr(clf, n)}
         arrays["class_counts_"] = torch.from_numpy(clf.class_counts_)
@@ -273,7 +275,6 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
             save_file(tensors, new / "domains" / f"{number}.safetensors")
         source = clf.encoder_source_
         versions = {name: version(name) for name in _LIBRARIES}
-        corruption = module.corruption_head
         _write_json(
             new / "estimator.json",
             {
@@ -404,7 +405,7 @@ def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
 
 def load(cls: type, path: str | os.PathLike) -> Any:
     """Read a folder that `save` wrote; see `MetaFineTunedClassifier.load`."""
-    folder = Path(path).expanduser().absolute()
+    folder = Path(path).expanduser().resolve()
     if not folder.exists() and _kept_aside(folder).is_dir():
         folder = _kept_aside(folder)  # a save was cut off between two renames
     if not folder.is_dir():
@@ -536,6 +537,7 @@ def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
     module.load_state_dict(heads, strict=False)
     clf.net_ = run.net(module)
     clf._n_features_out = width
+    clf._keep_settings()
 
 
 def _check_encoder(folder: Path) -> None:

@@ -153,7 +153,7 @@ def similarities(
     ----------
     embeddings : array-like, shape (n_rows, width)
     y, domains : array-like of int, shape (n_rows,)
-        A domain of -1 is none of the K: all of these are then foreign.
+        A domain of -1 is none of the K: all of these are then foreign. A label of -1 is none of the M classes.
     prototypes : array-like, shape (K, M, P, width)
     shares : array-like, shape (K, M, P)
 
@@ -173,7 +173,7 @@ def similarities(
     exists = S.sum(-1) > 0  # (K, M)
 
     own, cross = np.full(len(E), np.nan), np.full(len(E), np.nan)
-    for m in np.unique(y):
+    for m in np.unique(y[y >= 0]):
         rows = np.flatnonzero(y == m)
         cosine = E[rows] @ directions[:, m].T  # (rows, K)
         home = domains[rows, None] == np.arange(len(S))

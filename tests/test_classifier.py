@@ -1,10 +1,12 @@
 """MetaFineTunedClassifier: stages, domains, edge cases, scikit-learn's tools around it."""
 
 import copy
+import logging
 import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -491,3 +493,77 @@ def test_representation_and_global_warnings(make, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make().fit(X, y, domains=d)
+
+
+def test_fits_in_threads_are_those_of_one_thread(make, data):
+    """And generators and log levels are as before, which all threads share."""
+    X, y, d = data
+    logger = logging.getLogger("transformers")
+    before, level = torch.get_rng_state(), logger.level
+
+    def fit(_):
+        return make(meta_epochs=2, adaptation_epochs=1).fit(X, y, domains=d).predict_proba(X, domains=d)
+
+    alone = fit(0)
+    with ThreadPoolExecutor(3) as pool:
+        for proba in pool.map(fit, range(6)):
+            np.testing.assert_array_equal(proba, alone)
+    assert torch.equal(torch.get_rng_state(), before) and logger.level == level
+
+
+def test_a_long_row_among_short_ones_in_windows_of_attention(make, data, tiny_models):
+    """ModernBERT's local layers: padding that is far from a short text has nothing to read."""
+    X, y, d = data
+    folder = tiny_models["modernbert"]
+    X = [" ".join(["good book"] * 60), *X[1:]]
+    clf = make(model=folder, precision="bfloat16", adaptation=None).fit(X, y, domains=d)
+    assert np.isfinite(clf.typicality_).all() and np.isfinite(clf.predict_proba(X)).all()
+    exact = make(model=folder, adaptation=None).fit(X, y, domains=d)
+    np.testing.assert_allclose(clf.typicality_, exact.typicality_, atol=0.01)
+
+
+@pytest.mark.parametrize("changed", [{"pooling": "cls"}, {"max_length": 64}, {"n_prototypes": 2}], ids=str)
+def test_what_the_fitted_model_cannot_follow_is_refused(make, data, tmp_path, changed):
+    X, y, d = data
+    clf = make(adaptation=None).fit(X, y, domains=d)
+    before, proba = clf.get_params(), clf.predict_proba(X)
+    [name] = changed
+    clf.set_params(**changed)
+    calls = [
+        lambda: clf.predict(X),
+        lambda: clf.transform(X),
+        lambda: clf.typicality(X, y, d),
+        lambda: clf.save(tmp_path / "x"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"{name}=.* was set after fit.*set it back, or fit again"):
+            call()
+    assert not any(tmp_path.iterdir())
+    np.testing.assert_array_equal(clf.set_params(**{name: before[name]}).predict_proba(X), proba)
+    clf.set_params(**changed).fit(X, y, domains=d).predict(X)
+
+
+def test_a_class_that_only_rows_of_weight_zero_have_has_no_typicality(make, data):
+    X, y, d = data
+    y = np.where(np.arange(len(y)) == 5, "zzz", y)
+    clf = make(adaptation=None).fit(X, y, domains=d, sample_weight=(y != "zzz").astype(float))
+    assert clf.classes_.tolist() == ["neg", "pos"]
+    assert np.flatnonzero(np.isnan(clf.typicality_)).tolist() == [5]
+
+
+def test_domains_of_any_type_where_fit_had_none(make, data):
+    X, y, _ = data
+    with pytest.warns(UserWarning, match="domains were not given"):
+        clf = make().fit(X, y)
+    expected = clf.predict(X)
+    for names in ("books", 3, True):
+        np.testing.assert_array_equal(clf.predict(X, domains=[names] * len(X)), expected)
+
+
+def test_adapt_keeps_true_and_one_apart(make, data):
+    X, y, d = data
+    clf = make().fit(X, y, domains=(d == "books").astype(int))
+    before = clf.predict_proba(X, domains=[1] * len(X))
+    with pytest.raises(ValueError, match="domain=True equals the known domain 1"):
+        clf.adapt(X, y, True)
+    np.testing.assert_array_equal(clf.predict_proba(X, domains=[1] * len(X)), before)

@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 
 from skmft import MetaFineTunedClassifier
 from skmft import persistence as module
+from skmft.baselines import DomainAdversarialClassifier
 from skmft.persistence import MANIFEST, PersistenceError
 
 
@@ -593,3 +594,24 @@ def test_adapters_that_do_not_fit(lora, data, tmp_path):
             clf = MetaFineTunedClassifier.load(tmp_path / "model")
             with pytest.raises(PersistenceError, match=r"0.safetensors does not fit the meta-learner"):
                 clf.predict(data[0], domains=domains)
+
+
+def test_a_link_to_a_folder_stays(fitted, tmp_path, data):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real, target_is_directory=True)
+    for _ in range(2):
+        fitted.save(link)
+        assert link.is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+    np.testing.assert_array_equal(
+        MetaFineTunedClassifier.load(link).predict_proba(data[0]), fitted.predict_proba(data[0])
+    )
+
+
+def test_a_baselines_model_can_be_kept(tiny, data, tmp_path):
+    """The discriminator of adversarial training takes no part in predictions, and is left out."""
+    X, y, d = data
+    clf = DomainAdversarialClassifier(tiny, epochs=2, random_state=0).fit(X, y, domains=d).classifier_
+    clf.save(tmp_path / "model")
+    loaded = MetaFineTunedClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
