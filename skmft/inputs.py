@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import reprlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -84,13 +84,15 @@ def read_texts(
     TypeError, ValueError
         If X has another form or no rows, or a row is not text; the message names the row.
     """
-    if X is None or isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__len__") or issparse(X):
+    if X is None or isinstance(X, (str, bytes, Mapping, Set)) or not hasattr(X, "__len__") or issparse(X):
         hint = " For one text, pass [text]." if isinstance(X, str) else ""
         hint = " Pass one of its splits." if isinstance(X, Mapping) else hint
         raise TypeError(f"X is a {type(X).__name__}; expected {_FORMS}.{hint}")
     domains, columns = None, column_names(X)
     lazy = False
     if columns is not None:
+        if len(set(columns)) < len(columns) or isinstance(getattr(X, "columns", None), pd.MultiIndex):
+            raise ValueError(f"X has the columns {columns}; expected plain names, each once. Rename them.")
         if domain_column is not None and domain_column in columns:
             values = X[domain_column]
             domains = values.to_numpy() if isinstance(X, pd.DataFrame) else np.array(_as_list(values), dtype=object)
@@ -251,6 +253,9 @@ def read_domains(
             f"{name} has shape {array.shape}, but X has {n_rows} rows; expected one domain a row, "
             f"({n_rows},), or one scalar for all."
         )
+    if array.dtype.kind == "f" and allow_missing and np.isnan(array).any():  # pandas' form of int with missing values
+        if (array[~np.isnan(array)] % 1 == 0).all():
+            array = np.array([None if np.isnan(v) else int(v) for v in array], dtype=object)
     kinds = set()
     for i, value in enumerate(array.tolist()):
         if _is_missing(value):

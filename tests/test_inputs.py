@@ -299,3 +299,33 @@ def test_forms_that_are_no_texts_although_they_have_rows(make):
     assert "X holds pairs whose text 1 is the row's domain" in message(
         lambda: make().fit(Lines([(d, "text") for d in domains]), [0, 1] * 5000, domains)
     )
+
+
+def test_integer_domains_that_pandas_made_floats(make, data):
+    """A missing value among them does that; at prediction it means that the domain is not known."""
+    X, y, d = data
+    numbers = (d == "books").astype(int)
+    clf = make(domain_column="domain").fit(pd.DataFrame({"text": X, "domain": numbers}), y)
+    frame = pd.DataFrame({"text": X, "domain": numbers})
+    expected = clf.predict_proba(frame)
+    expected[0] = clf.predict_proba(pd.DataFrame({"text": X, "domain": None}))[0]
+    frame["domain"] = frame["domain"].where(frame.index > 0)
+    assert frame["domain"].dtype == np.float64
+    np.testing.assert_allclose(clf.predict_proba(frame), expected, atol=1e-5)
+    frame.loc[1, "domain"] = 0.5
+    with pytest.raises(ValueError, match=r"row 1 is 0\.5"):
+        clf.predict(frame)
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "expected"),
+    [
+        ({"good", "bad"}, TypeError, "X is a set"),
+        (pd.DataFrame([["good", "bad"]] * 4, columns=["text", "text"]), ValueError, "each once"),
+        (pd.DataFrame({("a", "b"): ["good"] * 4}), ValueError, "plain names"),
+    ],
+    ids=["set", "repeated name", "levels of names"],
+)
+def test_forms_without_an_order_or_names(X, error, expected):
+    with pytest.raises(error, match=expected):
+        read_texts(X)
