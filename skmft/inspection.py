@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from .inputs import column_names
 from .metrics import _by_domain
 
 __all__ = [
@@ -74,7 +75,8 @@ class TypicalityDisplay(_Display):
     @classmethod
     def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> TypicalityDisplay:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them."""
-        return cls(clf.typicality(X, y, domains), y, domains).plot(ax)
+        there = clf.domain_column is not None and clf.domain_column in (column_names(X) or [])
+        return cls(clf.typicality(X, y, None if there else domains), y, domains).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -156,8 +158,10 @@ class DomainScoresDisplay(_Display):
             Predictions of other models for the same rows.
         ax : matplotlib axes, default=None
         """
-        texts = X if clf.domain_column is None else X.drop(columns=clf.domain_column)
-        alone = X if clf.domain_column is None else texts.assign(**{str(clf.domain_column): None})
+        alone = X
+        if clf.domain_column is not None:
+            alone = X.copy(deep=False)
+            alone[clf.domain_column] = None
         passed = {"domains": domains} if clf.domain_column is None else {}
         predictions = {**(baselines or {}), "meta-learner": clf.predict(alone), "adapted": clf.predict(X, **passed)}
         return cls.from_predictions(y, predictions, domains, ax=ax)
@@ -382,7 +386,9 @@ class EmbeddingDisplay(_Display):
     def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
         from sklearn.decomposition import PCA
 
-        self.before, self.after = (PCA(2, random_state=0).fit_transform(np.asarray(e)) for e in (before, after))
+        self.before, self.after = (
+            PCA(2, random_state=0).set_output(transform="default").fit_transform(np.asarray(e)) for e in (before, after)
+        )
         self.y, self.domains = np.asarray(y), np.asarray(domains)
 
     @classmethod

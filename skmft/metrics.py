@@ -186,6 +186,7 @@ def domain_report(
     if len(y) != len(y_pred):
         raise ValueError(f"y_pred has {len(y_pred)} rows, but y has {len(y)}; expected as many.")
     classes = np.unique(y) if labels is None else np.asarray(labels)
+    order = np.argsort(classes)  # in which log_loss takes the columns
     proba = None if y_proba is None else np.asarray(y_proba)
     if proba is not None and proba.shape != (len(y), len(classes)):
         raise ValueError(
@@ -203,7 +204,7 @@ def domain_report(
             "macro F1": f1_score(y[rows], y_pred[rows], average="macro", sample_weight=w),
         }
         if proba is not None:
-            line["log loss"] = log_loss(y[rows], proba[rows], labels=classes, sample_weight=w)
+            line["log loss"] = log_loss(y[rows], proba[rows][:, order], labels=classes[order], sample_weight=w)
         table.append(line)
     frame = pd.DataFrame(table, index=pd.Index(list(rows_of), dtype=object))
     scores = frame.drop(columns="support")

@@ -74,9 +74,11 @@ def _size(owner: str, name: str, value: Any, available: int) -> int:
     if isinstance(value, Real) and not isinstance(value, bool):
         size = float(value)
         if not isinstance(value, Integral) and 0 < size < 1:
-            return max(1, round(size * available))
-        if isinstance(value, Integral) and 0 < size < available:
-            return int(value)
+            size = max(1, round(size * available))
+        elif not isinstance(value, Integral):
+            size = 0
+        if 0 < size < available:
+            return int(size)
     raise ValueError(
         f"{name}={value!r} of {owner}; expected a fraction between 0 and 1, or a number of rows from 1 to "
         f"{available - 1} (there are {available})."

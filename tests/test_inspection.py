@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from conftest import make_texts
 
 from skmft.inspection import (
@@ -180,3 +181,22 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"plot needs the package 'matplotlib': pip install 'skmft\[plot\]'"):
         TypicalityDisplay.from_predictions([1.0], ["a"], ["books"])
+
+
+def test_numbered_columns_and_columns_that_hold_the_domain(make, data, pyplot):
+    X, y, d = data
+    frame = pd.DataFrame({0: X, 1: d})
+    clf = make(domain_column=1).fit(frame, y)
+    scores = DomainScoresDisplay.from_estimator(clf, frame, y, d)
+    assert scores.ax_.get_legend_handles_labels()[1]
+    assert frame[1].tolist() == d.tolist()
+    display = TypicalityDisplay.from_estimator(clf, frame, y, d)
+    expected = clf.typicality(frame, y)
+    np.testing.assert_allclose(np.sort(np.concatenate(list(display.groups.values()))), np.sort(expected))
+
+
+def test_embeddings_whatever_scikit_learn_is_told_to_give(fitted, data, pyplot):
+    X, y, d = data
+    with sklearn.config_context(transform_output="pandas"):
+        display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
+    assert isinstance(display.before, np.ndarray)

@@ -213,3 +213,11 @@ def test_domain_invariance():
     assert scores[0] < scores[1] < scores[2]
     assert scores[2] > 0.95
     assert scores[2] == domain_invariance_score(embeddings, d, random_state=0)
+
+
+def test_columns_of_probabilities_in_another_order():
+    y, proba = ["a", "b", "a", "b"], np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
+    one = domain_report(y, y, ["books"] * 4, y_proba=proba, labels=["a", "b"], output_dict=True)
+    other = domain_report(y, y, ["books"] * 4, y_proba=proba[:, ::-1], labels=["b", "a"], output_dict=True)
+    assert one == other
+    assert one["books"]["log loss"] == pytest.approx(-np.log([0.9, 0.9, 0.8, 0.6]).mean())

@@ -199,3 +199,15 @@ def test_bad_input(splitter, changes, expected):
     X, y, d = small()
     with pytest.raises(ValueError, match=expected):
         list(splitter.split(X, **{"y": y, "domains": d, **changes}))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.96, 0.99])
+def test_neither_side_of_a_split_is_empty(share):
+    y, d = np.array([0, 1] * 8), np.repeat(["books", "dvd"], 8)
+    splitter = DomainStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=0)
+    if share > 0.96:
+        with pytest.raises(ValueError, match=r"test_size=0\.99"):
+            next(splitter.split(y, y, domains=d))
+    else:
+        train, test = next(splitter.split(y, y, domains=d))
+        assert len(train) and len(test) and len(train) + len(test) == 16
