@@ -125,6 +125,7 @@ class Run:
         about = (
             source.name,
             source.sha256,
+            encoder.config.to_json_string(),
             self.params.max_length,
             self.params.pooling,
             tokens.apart,

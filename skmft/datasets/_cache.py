@@ -162,7 +162,9 @@ def bunch(
 ) -> Bunch | tuple[Any, Any, Any]:
     """The common answer of all loaders: one column of texts, or two of pairs, and a value of each extra for each row."""
     columns = {name: _objects(values) for name, values in texts.items()}
-    more = {name: np.array(v) if isinstance(v[0], (int, float)) else _objects(v) for name, v in extras.items()}
+    more = {
+        name: np.array(v) if len(v) and isinstance(v[0], (int, float)) else _objects(v) for name, v in extras.items()
+    }
     data: Any = next(iter(columns.values())) if len(columns) == 1 else np.column_stack(list(columns.values()))
     labels, names, frame = _objects(target), _objects(domains), None
     if as_frame:
