@@ -108,6 +108,13 @@ def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pool.reset_index(drop=True), test.reset_index(drop=True)
 
 
+def never_tested(task: str) -> pd.DataFrame:
+    """The pool without the rows that are in a frozen test set of another split of the same task: to try settings on."""
+    pool, _ = split(task)
+    lists = HERE.glob(f"{_parse(task)[0]}*_test_hashes.txt")
+    return pool[~pool["hash"].isin({h for path in lists for h in path.read_text().split()})].reset_index(drop=True)
+
+
 def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Few-shot training rows, and the rows of the pool that share no group with them.
 

@@ -79,6 +79,11 @@ def test_real_splits(tasks, task):
     if task.startswith("hypernyms"):
         sides = [{t.casefold() for column in texts for t in frame[column]} for frame in (pool, test)]
         assert not sides[0] & sides[1]
+    lists = tasks.HERE.glob(f"{task.split()[0]}*_test_hashes.txt")
+    tested = {h for path in lists for h in path.read_text().split()}
+    untested = tasks.never_tested(task)
+    assert set(pool["hash"]) - set(untested["hash"]) == set(pool["hash"]) & tested
+    assert not set(untested["hash"]) & tested
     drawn, _ = tasks.draw(pool, 64, 5)
     assert drawn.groupby("domain").size().unique().tolist() == [64]
     assert len(read_texts(tasks.inputs(drawn))[0]) == len(drawn)
