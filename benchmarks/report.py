@@ -154,9 +154,12 @@ def resample_rows(scores: Scores) -> dict[tuple[Column, str, int], np.ndarray]:
 
 
 def resample_seeds(column: Column, seeds: Sequence[int], values: np.ndarray) -> np.ndarray:
-    """Mean over seeds drawn with replacement, shape (REPLICATES,), of values (REPLICATES, n_seeds)."""
+    """Mean over seeds drawn with replacement, shape (REPLICATES,), of values (REPLICATES, n_seeds).
+
+    Columns of one task with the same seeds get the same draws, as a seed's rows and split are alike at all shots.
+    """
     n = len(seeds)
-    counts = _rng("seeds", column.task, column.shots).multinomial(n, np.full(n, 1 / n), size=len(values))
+    counts = _rng("seeds", column.task, *map(str, seeds)).multinomial(n, np.full(n, 1 / n), size=len(values))
     return (counts * values).sum(axis=1) / n
 
 
@@ -372,7 +375,8 @@ def report(scores: Scores, cells: list[dict[str, Any]], args: argparse.Namespace
         f"{' and '.join(sorted({c['settings'].get('model', '') for c in cells} - {''})) or 'of the defaults'}); seeds "
         f"{', '.join(map(str, seeds))}, as many as each table says. In a cell all methods learn from the same rows: so many "
         "labelled rows in each domain, classes balanced (`full`: all there are). They are scored on the same frozen test rows "
-        f"({sizes}); of the hypernyms, seed s has split s modulo 5 of the terms; inference rows are drawn from 25,072 of "
+        f"({sizes}); of the hypernyms, seed s has split s modulo 5 of the terms, so seeds from 5 on share their test rows "
+        "with an earlier one; inference rows are drawn from 25,072 of "
         "MultiNLI's training pairs, about 6%. All that is fine-tuned takes the same number "
         "of optimiser steps a model, in batches of 32 rows (stage 3 comes on top; S takes them for every domain's model); "
         "SetFit takes them in batches of 16 pairs of texts, its learning rate its own default"

@@ -267,6 +267,17 @@ def test_equal_methods_do_not_differ(modules, tmp_path):
     assert (same["p"] == 1).all() and (same["win"] == 0).all() and (same["tie"] > 0).all()
 
 
+def test_columns_of_one_task_share_the_seeds_that_are_drawn(modules, tmp_path):
+    """So two columns with the same answers tell as little as one of them."""
+    _, report = modules
+    write_cells(tmp_path, CHANCE, shots=(16,))
+    scores, _ = report.read(tmp_path)
+    [(column, methods)] = scores.items()
+    frame = report.compare({column: methods, report.Column(column.task, "64"): methods}, "meta")
+    frame = frame[frame["other"] == "single"]
+    assert len(frame) == 3 and frame["low"].nunique() == frame["high"].nunique() == 1
+
+
 def test_over_all_is_the_mean_over_tasks_of_the_mean_over_shots(modules, tmp_path):
     _, report = modules
     write_cells(tmp_path, CHANCE)
