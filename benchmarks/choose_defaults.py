@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 import pandas as pd
-from tasks import HERE, draw, machine, paper, split
+from tasks import CODE, HERE, draw, machine, paper, split
 
 CELLS = HERE / "cells" / "choose_defaults"
 BATCH = 32
@@ -56,7 +56,7 @@ def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
 def save(name: str, cell: dict) -> None:
     CELLS.mkdir(parents=True, exist_ok=True)
-    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine()}))
+    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine(), "code": CODE}))
     print(name, cell, flush=True)
 
 

@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from tasks import HERE, draw, machine, paper, split
+from tasks import CODE, HERE, draw, machine, paper, split
 
 import skmft.stages
 from skmft import MetaFineTunedClassifier
@@ -125,7 +125,7 @@ def run(kind: str, weight: float, seed: int, pool: pd.DataFrame, test: pd.DataFr
     cell["probe"] = domain_invariance_score(clf.transform(test["text"]), test["domain"], random_state=0)
     last = clf.history_[-1]
     cell |= {name: last.get(name) for name in ("corruption_loss", "domain_accuracy", "corrupted_label_accuracy")}
-    return {"kind": kind, "weight": weight, "seed": seed, "machine": machine(), **cell}
+    return {"kind": kind, "weight": weight, "seed": seed, "machine": machine(), "code": CODE, **cell}
 
 
 def report(n_test: int) -> str:

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import transformers
 from scipy import stats
-from tasks import HERE, draw, machine, paper, split
+from tasks import CODE, HERE, draw, machine, paper, split
 
 from skmft.corruption import CorruptionHead, MetaFineTuningLoss
 from skmft.networks import DEFAULT_MODEL, TextClassifier, find_encoder, load_tokenizer, pool
@@ -113,6 +113,7 @@ def cell(shots: int, seed: int) -> dict[str, Any]:
         "seconds": {"fast": middle - start, "plain": time.perf_counter() - middle},
         "precision": str(fast.net_.dtype),
         "machine": machine(),
+        "code": CODE,
     }
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tasks import HERE, draw, inputs, machine, paper, split, text_columns
+from tasks import CODE, HERE, draw, inputs, machine, paper, split, text_columns
 
 from skmft import MetaFineTunedClassifier
 from skmft.baselines import (
@@ -444,6 +444,7 @@ def run_cell(cell: Cell, common: dict[str, Any], pool: pd.DataFrame, test: pd.Da
         "cell_seconds": round(time.perf_counter() - wall, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "machine": machine(),
+        "code": CODE,
         "versions": versions(cell.method),
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 from scipy import stats
-from tasks import HERE, draw, inputs, machine, never_tested
+from tasks import CODE, HERE, draw, inputs, machine, never_tested
 
 from skmft import MetaFineTunedClassifier
 from skmft.stages import META_EPOCHS
@@ -84,6 +84,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
         "n_valid": len(valid),
         "seconds": seconds,
         "machine": machine(),
+        "code": CODE,
     }
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from tasks import HERE, draw, machine, paper, split
+from tasks import CODE, HERE, draw, machine, paper, split
 
 from skmft import MetaFineTunedClassifier
 from skmft.adaptation import domain_logits, domain_model
@@ -40,7 +40,7 @@ COMPARED = ("full", "lora")
 
 def save(name: str, cell: dict) -> None:
     CELLS.mkdir(parents=True, exist_ok=True)
-    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine()}))
+    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine(), "code": CODE}))
     print(name, cell, flush=True)
 
 

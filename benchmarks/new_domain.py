@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from few_shot import params_of, write
 from scipy import stats
-from tasks import HERE, draw, inputs, machine, split
+from tasks import CODE, HERE, draw, inputs, machine, split
 
 from skmft import MetaFineTunedClassifier
 from skmft.batches import TrainingRows
@@ -131,6 +131,7 @@ def run(task: str, method: str, new: str, labelled: int, seed: int) -> dict[str,
         "correct": correct,
         "seconds": round(time.perf_counter() - start, 1),
         "machine": machine(),
+        "code": CODE,
     }
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from skorch.callbacks import Callback
-from tasks import HERE, machine, paper
+from tasks import CODE, HERE, machine, paper
 
 WORDS = (
     "the of and a to in is it that was for on are with as his they be at one have this from or had by hot word but what some "
@@ -214,7 +214,7 @@ def measure(series: str, x: int) -> dict[str, Any]:
     else:
         kinds = {"texts": measure_texts, "candidates": measure_candidates, "million": measure_million}
         point = kinds[series](x)
-    return {"machine": machine(), "values": point}
+    return {"machine": machine(), "code": CODE, "values": point}
 
 
 def run_point(folder: Path, series: str, x: int, repeat: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from few_shot import HYPERNYM_SPLITS, budget, params_of, write
 from report import half_interval, plus_minus, table
-from tasks import HERE, draw, inputs, machine, paper, split, text_columns
+from tasks import CODE, HERE, draw, inputs, machine, paper, split, text_columns
 
 from skmft import MetaFineTunedClassifier
 
@@ -85,6 +85,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
         "n_test": len(test),
         "seconds": round(seconds, 1),
         "machine": machine(),
+        "code": CODE,
     }
     if setting == REFERENCE:
         texts = [" / ".join(row) for row in rows[text_columns(rows)].itertuples(index=False)]

@@ -146,6 +146,21 @@ def paper(model: str = DEFAULT_MODEL, **params: Any) -> MetaFineTunedClassifier:
     return MetaFineTunedClassifier.from_paper(model, **{"learning_rate": 1e-4, **auto, **params})
 
 
+def _code() -> str:
+    """Git's id of the folder skmft/, followed by "+" if its files differ from that commit's; "unknown" without git."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD:skmft").strip() + "+" * bool(git("status", "--porcelain", "skmft"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+CODE = _code()  # which skmft made a cell: `git rev-parse --short=12 HEAD:skmft` of a commit gives the same where it did
+
+
 def machine() -> str:
     """Processor, cores and library versions, in a line."""
     import torch
