@@ -32,7 +32,7 @@ import torch
 import transformers
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer
-from tasks import HERE, load, machine, paper, text_columns
+from tasks import CODE, HERE, load, machine, paper, text_columns
 
 from skmft import MetaFineTunedClassifier
 from skmft.networks import DEFAULT_MODEL, find_encoder, load_tokenizer, reads_token_types
@@ -53,6 +53,18 @@ class Stop(Callback):
         raise Stopped
 
 
+class EpochClock(transformers.TrainerCallback):
+    """Seconds of the Trainer's epoch alone, as skorch's timer counts them: what comes before the first step is left out."""
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        synchronize()
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        synchronize()
+        self.seconds = time.perf_counter() - self.start
+
+
 # ------------------------------------------------------------------ what is run
 
 
@@ -63,12 +75,12 @@ class Bench:
         rows = load(TASKS[task])
         if task == "tweets":
             rows = rows[rows["domain"] == "tweets"]
-        rows = rows.sample(n_texts, random_state=0)
+        rows = rows.sample(max(n_texts, n_train), random_state=0)
         columns = text_columns(rows)
         self.y = rows["y"].to_numpy()
-        self.domains = rows["domain"].to_numpy() if task != "tweets" else np.arange(n_texts) % 4
+        self.domains = rows["domain"].to_numpy() if task != "tweets" else np.arange(len(rows)) % 4
         self.X: list[Any] = rows["text"].tolist() if len(columns) == 1 else list(zip(*(rows[c] for c in columns)))
-        self.n_train, self.batch, self.device, self.folder = n_train, batch, device, folder
+        self.n_texts, self.n_train, self.batch, self.device, self.folder = n_texts, n_train, batch, device, folder
         self.labels = np.unique(self.y, return_inverse=True)[1].tolist()
         self.dtype = torch.bfloat16 if has_native_bfloat16(torch.device(device)) else torch.float32
         self.fitted = self.ours(meta_epochs=1, adaptation=None)
@@ -88,22 +100,24 @@ class Bench:
 
     # --- inference: callables, and how many texts they run (the slow pipelines a quarter)
 
-    def inference(self) -> dict[str, tuple[Callable[[], Any], int]]:
+    def sentence_transformer(self, dtype: torch.dtype, batch: int, n: int) -> Callable[[], Any]:
         from sentence_transformers import SentenceTransformer
 
-        def encoder(dtype: torch.dtype) -> Callable[[], Any]:
-            model = SentenceTransformer(self.folder, device=self.device, model_kwargs={"dtype": dtype})
-            model.max_seq_length = MAX_LENGTH
-            model.tokenizer.backend_tokenizer.no_padding()
-            return lambda: model.encode(self.X, batch_size=self.batch)
+        model = SentenceTransformer(self.folder, device=self.device, model_kwargs={"dtype": dtype})
+        model.max_seq_length = MAX_LENGTH
+        model.tokenizer.backend_tokenizer.no_padding()
+        return lambda: model.encode(self.X[:n], batch_size=batch)
+
+    def inference(self, best_batch: int) -> dict[str, tuple[Callable[[], Any], int]]:
+        n, X = self.n_texts, self.X[: self.n_texts]
 
         def pipeline(dtype: torch.dtype) -> Callable[[], Any]:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=dtype)
             tokenizer = load_tokenizer(find_encoder(self.folder), MAX_LENGTH)
             pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=self.device)
-            X = self.X[: len(self.X) // 4]
-            X = [dict(zip(("text", "text_pair"), x)) for x in X] if isinstance(X[0], tuple) else X
-            return lambda: pipe(X, batch_size=self.batch, truncation=True, max_length=MAX_LENGTH)
+            some: list[Any] = X[: n // 4]
+            some = [dict(zip(("text", "text_pair"), x)) for x in some] if isinstance(X[0], tuple) else some
+            return lambda: pipe(some, batch_size=self.batch, truncation=True, max_length=MAX_LENGTH)
 
         def in_float32(call: Callable[[], Any]) -> Callable[[], Any]:
             def run() -> None:
@@ -114,22 +128,27 @@ class Bench:
             return run
 
         calls = {
-            "sentence-transformers encode, float32": encoder(torch.float32),
-            "sentence-transformers encode, bfloat16": encoder(torch.bfloat16),
+            "sentence-transformers encode, float32": self.sentence_transformer(torch.float32, self.batch, n),
+            "sentence-transformers encode, bfloat16": self.sentence_transformer(torch.bfloat16, self.batch, n),
+            "sentence-transformers encode, bfloat16, its best batch": self.sentence_transformer(
+                torch.bfloat16, best_batch, n
+            ),
             "pipeline text-classification, float32": pipeline(torch.float32),
             "pipeline text-classification, bfloat16": pipeline(torch.bfloat16),
-            "skmft transform": lambda: self.fitted.transform(self.X),
-            "skmft predict": lambda: self.fitted.predict(self.X),
+            "skmft transform": lambda: self.fitted.transform(X),
+            "skmft predict": lambda: self.fitted.predict(X),
             "skmft stage 1 (fit up to stage 2)": self.stage1,
-            "skmft transform, float32": in_float32(lambda: self.fitted.transform(self.X)),
+            "skmft transform, float32": in_float32(lambda: self.fitted.transform(X)),
         }
-        quarter = {name: len(self.X) // (4 if name.startswith("pipeline") else 1) for name in calls}
+        quarter = {name: n // (4 if name.startswith("pipeline") else 1) for name in calls}
         skipped = "bfloat16" if self.dtype == torch.float32 else "no such name"
         return {name: (call, quarter[name]) for name, call in calls.items() if skipped not in name}
 
     def stage1(self) -> None:
+        n = self.n_texts
         try:
-            self.ours(meta_epochs=1, adaptation=None, callbacks=[Stop()]).fit(self.X, self.y, domains=self.domains)
+            clf = self.ours(meta_epochs=1, adaptation=None, callbacks=[Stop()])
+            clf.fit(self.X[:n], self.y[:n], domains=self.domains[:n])
         except Stopped:
             return
 
@@ -157,7 +176,9 @@ class Bench:
     def stage3(self) -> float:
         n, name = self.n_train, self.domains[0]
         self.fitted.set_params(adaptation="full", adaptation_epochs=1)
+        self.fitted.net_.module_.to(self.device)  # where `fit` leaves it; other methods' memory does not hold it
         self.fitted.adapt(self.X[:n], self.y[:n], domain=name)
+        self.fitted.net_.module_.to("cpu")
         return self.fitted.history_[-1]["seconds"]
 
     def model_and_rows(self, **config: Any) -> tuple[Any, Any, list[dict[str, Any]]]:
@@ -194,7 +215,10 @@ class Bench:
                 data_collator=transformers.DataCollatorWithPadding(tokenizer),
             )
             trainer.remove_callback(transformers.PrinterCallback)
-            return seconds(trainer.train)
+            clock = EpochClock()
+            trainer.add_callback(clock)
+            trainer.train()
+            return clock.seconds
 
     def skorch_loop(self) -> float:
         """A skorch net around a transformers model, as one writes it: float32, shuffled rows, AdamW."""
@@ -240,11 +264,15 @@ class Bench:
 # ------------------------------------------------------------------ how it is measured
 
 
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - start
 
 
@@ -259,18 +287,22 @@ def matrix_product_limit(device: str, dtype: torch.dtype) -> float:
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, timed: bool) -> tuple[dict, dict]:
-    """Seconds of every call (its own answer if not `timed` here), the calls taking turns; and peak GPU memory in bytes."""
+    """Seconds of every call (its own answer if not `timed` here), the calls taking turns after a round that is not counted;
+
+    and the most GPU memory of each in bytes, over what was held before it.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     memory: dict[str, int] = {}
-    for repeat in range(-1 if timed else 0, repeats):  # inference is warmed up once
+    for repeat in range(-1, repeats):
         for name, call in calls.items():
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
             took = seconds(call) if timed else call()
             if torch.cuda.is_available():
-                memory[name] = torch.cuda.max_memory_allocated()
+                memory[name] = torch.cuda.max_memory_allocated() - held
             if repeat >= 0:
                 times[name].append(took)
     return times, memory
@@ -278,7 +310,7 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, timed: bool) -> t
 
 def best_workers(bench: Bench, batch: int) -> int:
     """Number of the Trainer's data loader workers that is fastest here, of 0, 1, 2."""
-    n, bench.n_train = bench.n_train, 4 * batch
+    n, bench.n_train = bench.n_train, min(4 * batch, bench.n_train)
     bf16 = {"bf16": True} if bench.dtype == torch.bfloat16 else {}
     took = {
         w: min(
@@ -288,6 +320,14 @@ def best_workers(bench: Bench, batch: int) -> int:
     }
     bench.n_train = n
     return min(took, key=took.get)
+
+
+def best_batch(bench: Bench, batch: int) -> int:
+    """Batch with which sentence-transformers is fastest here in its narrow type: the asked one, its half or its quarter."""
+    n = min(bench.n_texts, 16 * batch)
+    calls = {b: bench.sentence_transformer(bench.dtype, b, n) for b in (batch, batch // 2, batch // 4) if b}
+    times, _ = in_turn(calls, 3, timed=True)
+    return min(times, key=lambda b: statistics.median(times[b]))
 
 
 def latency(bench: Bench, repeats: int) -> dict[str, list[float]]:
@@ -310,15 +350,19 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
     bench = Bench(task, n_texts, n_train, folder, batch, args.device)
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, bench.dtype)}
     limit = {name: matrix_product_limit(args.device, dtype) for name, dtype in dtypes.items()}
-    workers = best_workers(bench, batch)
-    calls = bench.inference()
+    workers, smaller = best_workers(bench, batch), best_batch(bench, batch)
+    calls = bench.inference(smaller)
     inference, _ = in_turn({name: call for name, (call, _) in calls.items()}, args.repeats, timed=True)
+    sizes = {name: n for name, (_, n) in calls.items()}
+    del calls  # the peers' models
+    bench.fitted.net_.module_.to("cpu")
     training, memory = in_turn(bench.training(workers), args.repeats, timed=False)
     result: dict[str, Any] = {
         "task": task, "batch": batch, "texts": n_texts, "training_texts": n_train, "workers": workers, "limit": limit,
-        "tokens": float(bench.lengths.mean()), "latency_ms": latency(bench, args.latency_repeats), "rows": [],
+        "best_batch": smaller, "tokens": float(bench.lengths.mean()),
+        "latency_ms": latency(bench, args.latency_repeats), "rows": [],
     }  # fmt: skip
-    sizes = {name: n for name, (_, n) in calls.items()} | dict.fromkeys(training, n_train)
+    sizes |= dict.fromkeys(training, n_train)
     for kind, table in (("inference", inference), ("training", training)):
         for name, took in table.items():
             n = sizes[name]
@@ -344,7 +388,11 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
 # ------------------------------------------------------------------ what is told
 
 BASES = {
-    "inference": ["sentence-transformers encode, float32", "sentence-transformers encode, bfloat16"],
+    "inference": [
+        "sentence-transformers encode, float32",
+        "sentence-transformers encode, bfloat16",
+        "sentence-transformers encode, bfloat16, its best batch",
+    ],
     "training": ["Trainer, its defaults", "Trainer at its best"],
 }
 
@@ -355,12 +403,13 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
         "",
         f"`{args.command}`. Encoder: {args.encoder}. Longest text {MAX_LENGTH} tokens, padding to the longest of a batch on "
         f"every side; median (least to most) of {args.repeats} runs in turn. Training: one epoch over the texts named, "
-        "tokenizing and loading not counted on any side. Inference: tokenizing counted on all; the pipelines run a quarter of "
-        "the texts; stage 1 also counts loading the weights. skmft without mention of a precision runs in bfloat16 where the "
-        "device multiplies it; its batches in inference hold tokens, not rows (2,048 on a CPU). The Trainer at its best: bf16, "
-        "batches of similar length, fused AdamW (its default), the fastest of 0, 1, 2 workers; skmft trains without dropout "
-        "inside attention, so the Trainer "
-        "is also shown without. Training has the paper's losses, without the contrastive one of the defaults. "
+        "tokenizing, loading and setting up not counted on any side. Inference: tokenizing counted on all; the pipelines run a "
+        "quarter of the texts; stage 1 also counts loading the weights. skmft without mention of a precision runs in bfloat16 "
+        "where the device multiplies it; its batches in inference hold tokens, not rows (2,048 on a CPU), so "
+        "sentence-transformers is also shown with the batch that is fastest here, of the asked one, its half and its quarter. "
+        "The Trainer at its best: bf16, batches of similar length, fused AdamW (its default), the fastest of 0, 1, 2 workers; "
+        "skmft trains without dropout inside attention, so the Trainer is also shown without. Training has the paper's losses, "
+        "without the contrastive one of the defaults. "
         f"Machine: {where}.",
     ]
     for r in results:
@@ -370,7 +419,8 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
             f"## {r['task']}, batch {r['batch']}",
             "",
             f"{r['texts']} texts of {r['tokens']:.0f} tokens on average, {r['training_texts']} of them in training; the "
-            f"Trainer's workers: {r['workers']}. Best matrix product: {limits}.",
+            f"Trainer's workers: {r['workers']}; best batch of sentence-transformers: {r['best_batch']} rows. "
+            f"Best matrix product: {limits}.",
         ]
         for kind, bases in BASES.items():
             rows = {row["name"]: row for row in r["rows"] if row["kind"] == kind}
@@ -443,7 +493,13 @@ def main() -> None:
             if not args.quick:
                 name = "throughput" + ("" if args.device == "cpu" else f"_{args.device.split(':')[0]}")
                 (HERE / "results" / f"{name}.md").write_text(text)
-                whole = {"command": args.command, "machine": where, "encoder": args.encoder, "results": results}
+                whole = {
+                    "command": args.command,
+                    "machine": where,
+                    "code": CODE,
+                    "encoder": args.encoder,
+                    "results": results,
+                }
                 (HERE / "results" / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
 
 

@@ -19,6 +19,9 @@ from .networks import TextClassifier, with_tensors
 from .training import FineTuningNet, TrainingSettings, fine_tune, isolated_generators
 
 
+_TOKENS = 2048  # a batch of a domain with an encoder of its own, at most: the meta-learner's is on the device beside it
+
+
 class TensorBlock(Mapping[str, torch.Tensor]):
     """A domain's tensors (float32) in one block of the CPU's memory, which a pickle holds once.
 
@@ -187,6 +190,7 @@ def domain_logits(
     for i in apart:
         rows = np.flatnonzero(model == i)
         twin = domain_model(meta_learner, models[i], dtype) if models[i] else meta_learner
-        logits[rows] = batches(twin.label_logits, tokens.subset(rows), n_classes)
+        most = _TOKENS if has_own_encoder(models[i]) else None
+        logits[rows] = batches(twin.label_logits, tokens.subset(rows), n_classes, max_tokens=most)
         del twin  # before the next one comes to the device
     return logits

@@ -158,13 +158,15 @@ class Run:
         width: int,
         description: str = "",
         columns: Mapping[str, NDArray[np.int64]] | None = None,
+        max_tokens: int | None = None,
     ) -> NDArray[np.float32]:
-        """`run_in_batches` on this call's device, in its precision."""
+        """`run_in_batches` on this call's device, in its precision; of `max_tokens` a batch where that is less than ours."""
+        ours = self.params.batch_size * self.params.max_length
         return run_in_batches(
             forward,
             tokens,
             width=width,
-            max_tokens=self.params.batch_size * self.params.max_length,
+            max_tokens=min(ours, max_tokens or ours),
             device=self.device,
             dtype=self.dtype,
             description=description,

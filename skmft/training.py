@@ -199,6 +199,16 @@ class FineTuningNet(NeuralNet):
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return [("epoch_timer", EpochTimer())]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without `module`: skorch writes `module_`, the same object, so that it also loads where its device is missing."""
+        state = super().__getstate__()
+        del state["module"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.module = self.module_
+
     def initialize_optimizer(self) -> FineTuningNet:
         named = [(n, p) for n, p in self.get_all_learnable_params() if p.requires_grad]
         _, kwargs = self.get_params_for_optimizer("optimizer", named)
@@ -351,7 +361,7 @@ def fine_tune(
     Returns
     -------
     FineTuningNet
-        Trained, in evaluation mode, without optimiser state and gradients.
+        Trained, in evaluation mode, without optimiser state, schedule and gradients.
 
     Raises
     ------
@@ -401,6 +411,9 @@ def fine_tune(
     processes.copy_first(tensor for _, tensor in _trained(module))
     net.optimizer_.zero_grad(set_to_none=True)
     net.optimizer_.state.clear()
+    for _, callback in net.callbacks_:
+        if isinstance(callback, LRScheduler):
+            del callback.lr_scheduler_  # it holds the optimiser, and so the weights, once more in a pickle
     net.module_.eval()
     return net
 

@@ -127,7 +127,7 @@ def data():
 
 @pytest.fixture
 def make(tiny):
-    """Maker of quick estimators on the tiny BERT: few epochs, float32."""
+    """Maker of quick estimators on the tiny BERT: few epochs, float32, on the CPU."""
 
     def maker(**params):
         quick = {
@@ -137,6 +137,7 @@ def make(tiny):
             "learning_rate": 3e-3,
             "adaptation_learning_rate": None,
             "batch_size": 16,
+            "device": "cpu",
             "precision": "float32",
             "random_state": 0,
         }
@@ -156,6 +157,7 @@ def fitted(tiny, data):
         learning_rate=3e-3,
         adaptation_learning_rate=None,
         batch_size=16,
+        device="cpu",
         precision="float32",
         random_state=0,
     )

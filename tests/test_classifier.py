@@ -186,6 +186,23 @@ def test_adapt_to_a_new_domain(fitted, data):
     assert "contrary" not in fitted.adapted_weights_
 
 
+def test_pickles_hold_the_weights_once_and_load_where_their_device_is_missing(make, data, monkeypatch):
+    X, y, d = data
+    clf = make(adaptation=None).fit(X, y, domains=d)
+    stored = pickle.dumps(clf)
+    weights = sum(p.nbytes for p in clf.net_.module_.parameters())
+    without = pickle.dumps({**vars(clf), "net_": None})
+    assert weights < len(stored) - len(without) < 1.2 * weights + 2**14
+
+    def fails(_):
+        raise AssertionError("a tensor that would be put on the device it came from")
+
+    monkeypatch.setattr(torch.storage, "_load_from_bytes", fails)
+    again = pickle.loads(stored)
+    assert again.net_.module is again.net_.module_
+    np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_failing_adapt_leaves_the_estimator_as_it_was(fitted, data, failure):
     X, y, _ = data

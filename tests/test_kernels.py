@@ -84,6 +84,28 @@ def test_a_token_that_may_read_none_gets_zeros(scale, added):
     assert all(t.grad.isfinite().all() for t in inputs)
 
 
+@pytest.mark.parametrize("scale", [1.0, 12.0], ids=["exponential", "softmax"])
+def test_a_row_without_any_token_gets_zeros(scale):
+    """An empty text under a tokenizer without special tokens."""
+    mask = padding_mask().clone()
+    mask[1] = False
+    inputs = [t.requires_grad_() for t in tensors(scale=scale)]
+    out = attention(inputs[0] / scale, *inputs[1:], mask)
+    expected = F.scaled_dot_product_attention(inputs[0] / scale, *inputs[1:], attn_mask=mask)
+    torch.testing.assert_close(out / scale, expected / scale, atol=0.03, rtol=0.03)
+    assert not out[1].any() and out[[0, 2]].any()
+    out.float().square().sum().backward()
+    assert all(t.grad.isfinite().all() for t in inputs)
+
+
+@pytest.mark.parametrize("added", [95.0, -120.0])
+def test_a_mask_that_moves_all_scores_alike_changes_nothing(added):
+    query, key, value = tensors()
+    mask = torch.zeros(3, 1, 7, 7) + added
+    torch.testing.assert_close(attention(query, key, value, mask), attention(query, key, value), atol=0.3, rtol=0)
+    assert attention(query, key, value, mask).isfinite().all()
+
+
 def test_scores_beyond_the_range_of_an_exponential():
     _, _, value = tensors(n=8)
     query = 60 * torch.eye(8, dtype=torch.bfloat16).expand(3, 2, 8, 8)  # a score of 1,273 for one key, 0 for the others
