@@ -45,6 +45,7 @@ def loras(tiny_models, data4):
                 meta_epochs=2,
                 learning_rate=3e-3,
                 batch_size=16,
+                device="cpu",
                 precision="float32",
                 random_state=0,
                 **FAR,
@@ -369,8 +370,10 @@ def test_one_encoder_at_a_time_under_full(motley, data4):
     X, _, _ = data4
     alive = []
     most = []
+    tokens_at_once = []
 
-    def batches(forward, tokens, width, columns=None):
+    def batches(forward, tokens, width, columns=None, max_tokens=None):
+        tokens_at_once.append(max_tokens)
         alive.append(weakref.ref(forward.__self__))
         gc.collect()
         most.append(sum(ref() is not None for ref in alive))
@@ -380,6 +383,7 @@ def test_one_encoder_at_a_time_under_full(motley, data4):
     tokens, _ = motley._tokenize(X[:8])
     domain_logits(batches, motley.net_.module_, tokens, own, motley.adapted_weights_, 2)
     assert most == [1, 1]
+    assert tokens_at_once == [2048, 2048]  # two encoders are on the device, so that there is less room
 
 
 def test_models_share_the_tensors_that_they_do_not_change(motley):
