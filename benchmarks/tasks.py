@@ -109,10 +109,22 @@ def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def never_tested(task: str) -> pd.DataFrame:
-    """The pool without the rows that are in a frozen test set of another split of the same task: to try settings on."""
+    """The pool without the rows that are in a frozen test set of another split of the same task: to try settings on.
+
+    A pair of terms is left out in either order.
+    """
     pool, _ = split(task)
-    lists = HERE.glob(f"{_parse(task)[0]}*_test_hashes.txt")
-    return pool[~pool["hash"].isin({h for path in lists for h in path.read_text().split()})].reset_index(drop=True)
+    listed = {h for p in HERE.glob(f"{_parse(task)[0]}*_test_hashes.txt") for h in p.read_text().split()}
+    known = pool["hash"].isin(listed)
+    if "text2" in pool:
+        known |= (pool["text2"] + "\t" + pool["text"]).map(text_hash).isin(listed)
+    return pool[~known].reset_index(drop=True)
+
+
+def without_terms_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of which neither term is in the others' pairs, as between the pool and the test rows of hypernyms."""
+    terms = set(others["text"].str.casefold()) | set(others["text2"].str.casefold())
+    return rows[~rows["text"].str.casefold().isin(terms) & ~rows["text2"].str.casefold().isin(terms)]
 
 
 def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

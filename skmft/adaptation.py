@@ -18,7 +18,6 @@ from .lora import A, B, LoraSettings, NotByRowError, Tensors, adapter_tensors, a
 from .networks import TextClassifier, with_tensors
 from .training import FineTuningNet, TrainingSettings, fine_tune, isolated_generators
 
-
 _TOKENS = 2048  # a batch of a domain with an encoder of its own, at most: the meta-learner's is on the device beside it
 
 
