@@ -1,11 +1,20 @@
-"""The README's Python blocks run as they stand, on real weights and real texts."""
+"""The README's links lead somewhere, and its Python blocks run as they stand, on real weights and real texts."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+TOP = Path(__file__).resolve().parents[1]
+README = TOP / "README.md"
+
+
+def test_links_lead_to_files():
+    pages = [*TOP.glob("*.md"), *TOP.glob("benchmarks/**/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)", page.read_text())]
+    local = [(page, link) for page, link in links if "://" not in link]
+    assert len(local) > 15
+    assert not [f"{page.name}: {link}" for page, link in local if not (page.parent / link).exists()]
 
 
 @pytest.mark.real_weights
