@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
+
+from .inputs import kind_of
 
 __all__ = [
     "DomainScorer",
@@ -28,13 +33,27 @@ __all__ = [
 Metric = Callable[..., float]
 
 
+def _as_given(values: ArrayLike) -> NDArray[Any]:
+    """Values as they were given: NumPy would make a list's NaN the text "nan", and its 1 and "1" the same."""
+    return np.asarray(values, dtype=None if hasattr(values, "dtype") else object)
+
+
+def _check_domains(domains: ArrayLike, name: str = "domains") -> None:
+    """Raise a ValueError where a row has no domain, or domains of several kinds could be taken for one another."""
+    values = _as_given(domains)
+    if pd.isna(values).any():
+        raise ValueError(f"{name}: row {int(pd.isna(values).argmax())} has no domain; leave such rows out.")
+    kinds = {kind_of(value).__name__ for value in values.tolist()} if values.dtype == object else set()
+    if len(kinds) > 1:
+        raise ValueError(f"{name} mixes {sorted(kinds)}; expected one type. Convert them all to str.")
+
+
 def _by_domain(domains: ArrayLike, n_rows: int) -> dict[Any, NDArray[np.int64]]:
     """Row numbers of every domain, domains in sorted order."""
     values = np.asarray(domains)
     if values.shape != (n_rows,):
         raise ValueError(f"domains has shape {values.shape}, but y has {n_rows} rows; expected ({n_rows},).")
-    if pd.isna(values).any():
-        raise ValueError(f"domains: row {int(pd.isna(values).argmax())} has no domain; leave such rows out.")
+    _check_domains(domains)
     return {name: np.flatnonzero(values == name) for name in np.unique(values).tolist()}
 
 
@@ -76,11 +95,12 @@ def macro_domain_score(
     Returns
     -------
     float
+        NaN where `metric` is NaN for a domain (in scikit-learn's, where it is undefined, as with one class only).
 
     Raises
     ------
     ValueError
-        If lengths differ or a domain is missing.
+        If lengths differ, a domain is missing, or domains are of several types.
 
     Examples
     --------
@@ -113,11 +133,12 @@ def worst_domain_score(
     Returns
     -------
     float
+        NaN where `metric` is NaN for a domain: which domain is worst is not known then.
 
     Raises
     ------
     ValueError
-        If lengths differ or a domain is missing.
+        If lengths differ, a domain is missing, or domains are of several types.
 
     Examples
     --------
@@ -126,7 +147,7 @@ def worst_domain_score(
     0.0
     """
     scores = _domain_scores(y, y_pred, domains, metric, sample_weight, kwargs)
-    return min(scores) if greater_is_better else max(scores)
+    return float(np.min(scores) if greater_is_better else np.max(scores))  # unlike min(), NaN wherever one is NaN
 
 
 def domain_report(
@@ -167,7 +188,8 @@ def domain_report(
     Raises
     ------
     ValueError
-        If lengths differ, a domain is missing, or `y_proba` has another number of columns than there are classes.
+        If lengths differ, a domain is missing, domains are of several types, or `y_proba` has another number of columns
+        than there are classes.
 
     Examples
     --------
@@ -235,6 +257,52 @@ def _plain(value: Any) -> float:
     return int(value) if isinstance(value, (int, np.integer)) else float(value)
 
 
+def _answering(estimator: Any) -> Any:
+    """What answers for it and can be given domains: of a fitted search the best estimator, also as a pipeline's last step."""
+    if isinstance(estimator, FrozenEstimator):
+        return _answering(estimator.estimator)
+    if hasattr(estimator, "best_estimator_"):
+        return _answering(estimator.best_estimator_)
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        if (inner := _answering(last)) is not last:
+            estimator = copy.copy(estimator)
+            estimator.steps = [*estimator.steps[:-1], (name, inner)]
+    return estimator
+
+
+def _answerers(estimator: Any) -> Iterator[Any]:
+    """The estimator, then those inside it that its predictions come from."""
+    yield estimator
+    if isinstance(estimator, Pipeline):
+        inside = [estimator.steps[-1][1]]
+    else:
+        params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+        direct = [value for name, value in params.items() if "__" not in name and not isinstance(value, type)]
+        inside = [value for value in direct if hasattr(value, "fit")]
+    for part in inside:
+        yield from _answerers(part)
+
+
+def _own_column(estimator: Any) -> Any:
+    """The domain column of the estimator, or of one inside it."""
+    columns = (getattr(part, "domain_column", None) for part in _answerers(estimator))
+    return next((column for column in columns if column is not None), None)
+
+
+def _takes_domains(estimator: Any, method: str) -> bool:
+    return bool(get_routing_for_object(estimator).consumes(method, {"domains"}))
+
+
+def _parameters(metric: Metric) -> dict[str, Any]:
+    """The metric's parameters after its first two, with their defaults, None where there is none."""
+    try:
+        parameters = list(inspect.signature(metric).parameters.values())[2:]
+    except (TypeError, ValueError):  # some compiled functions do not tell
+        return {}
+    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+
+
 class DomainScorer:
     """A scorer that gives the estimator the domains and averages over them; made by `make_domain_scorer`."""
 
@@ -258,13 +326,37 @@ class DomainScorer:
         name = getattr(self.metric, "__name__", repr(self.metric))
         return f"make_domain_scorer({name}, average={self.average!r})"
 
-    def _column(self, estimator: Any) -> Any:
-        """The scorer's domain column, or else that of the estimator, or of a pipeline's last step."""
-        last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-        return getattr(last, "domain_column", None) if self.domain_column is None else self.domain_column
+    def _for_metric(self, answer: Any, estimator: Any) -> tuple[Any, dict[str, Any]]:
+        """The answer and the arguments for `metric`, of two classes the positive one as scikit-learn's scorers have it."""
+        kwargs, given = dict(self.kwargs), {**_parameters(self.metric), **self.kwargs}
+        if self.response_method == "predict" or not hasattr(estimator, "classes_"):
+            return answer, kwargs
+        classes = np.asarray(estimator.classes_).tolist()
+        if "labels" in given and given["labels"] is None:  # a domain may lack a class
+            kwargs["labels"] = classes
+        if len(classes) == 2:
+            positive = given.get("pos_label")
+            positive = classes[1] if positive is None else positive
+            if positive not in classes:
+                raise ValueError(
+                    f"{self!r} has pos_label={positive!r}, which is none of the classes {classes}; give one of them as "
+                    "pos_label= to make_domain_scorer."
+                )
+            if "pos_label" in given:
+                kwargs["pos_label"] = positive
+            if np.ndim(answer) == 2:
+                answer = np.asarray(answer)[:, classes.index(positive)]
+            elif self.response_method == "decision_function" and positive == classes[0]:
+                answer = -np.asarray(answer)
+        return answer, kwargs
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Request `domains` for scoring."""
+        """Request `domains` for scoring.
+
+        Returns
+        -------
+        MetadataRequest
+        """
         request = MetadataRequest(owner=self)
         request.score.add_request(param="domains", alias=True)
         return request
@@ -275,8 +367,9 @@ class DomainScorer:
         Parameters
         ----------
         estimator : fitted estimator
-            It gets `domains` where its predictions ask for them.
-        X : rows
+            It gets `domains` where its predictions ask for them; of a fitted search, the best estimator does.
+        X : array-like of n_samples rows
+            What the estimator takes.
         y : array-like, shape (n_samples,)
         domains : array-like, shape (n_samples,), default=None
             By default the column `domain_column` of X.
@@ -285,12 +378,24 @@ class DomainScorer:
         -------
         float
             Greater is better; losses are negated.
+
+        Raises
+        ------
+        ValueError
+            If there are no domains, or they are not as described; if the estimator wraps one that takes domains and does
+            not pass them on to its predictions, as CalibratedClassifierCV does not; if `pos_label` is none of two classes.
         """
-        passed = {}
+        estimator = _answering(estimator)
+        method, passed = getattr(estimator, self.response_method), {}
+        columns = list(X.columns) if isinstance(X, pd.DataFrame) else []
+        own = _own_column(estimator)
+        column = own if self.domain_column is None else self.domain_column
         if domains is not None:
-            if get_routing_for_object(estimator).consumes(self.response_method, {"domains"}):
+            if _takes_domains(estimator, self.response_method):
                 passed["domains"] = domains
-        elif isinstance(X, pd.DataFrame) and (column := self._column(estimator)) in X.columns:
+            elif own not in columns:
+                self._refuse_to_drop(estimator)
+        elif column in columns:
             domains = X[column]
         else:
             raise ValueError(
@@ -298,16 +403,27 @@ class DomainScorer:
                 "sklearn.set_config(enable_metadata_routing=True), or keep them in a column of the DataFrame X and set "
                 f"domain_column= (it is {self.domain_column!r}; X is a {type(X).__name__})."
             )
-        answer = getattr(estimator, self.response_method)(X, **passed)
+        answer, kwargs = self._for_metric(method(X, **passed), estimator)
         if self.average == "micro":
-            value = float(self.metric(np.asarray(y), answer, **self.kwargs))
+            value = float(self.metric(np.asarray(y), answer, **kwargs))
         elif self.average == "macro":
-            value = macro_domain_score(y, answer, domains, metric=self.metric, **self.kwargs)
+            value = macro_domain_score(y, answer, domains, metric=self.metric, **kwargs)
         else:
             value = worst_domain_score(
-                y, answer, domains, metric=self.metric, greater_is_better=self.greater_is_better, **self.kwargs
+                y, answer, domains, metric=self.metric, greater_is_better=self.greater_is_better, **kwargs
             )
         return value if self.greater_is_better else -value
+
+    def _refuse_to_drop(self, estimator: Any) -> None:
+        """Raise a ValueError where an estimator inside takes domains, which what is around it would not pass on."""
+        parts = [part for part in _answerers(estimator) if not isinstance(part, Pipeline)]
+        taker = next((type(part).__name__ for part in parts if _takes_domains(part, self.response_method)), None)
+        if taker is not None:
+            wrapper = type(parts[0]).__name__
+            raise ValueError(
+                f"{self!r} got domains=, but {wrapper}.{self.response_method} does not pass them on to {taker}, which would "
+                f"answer without them. Keep the domains in a column of the DataFrame X, and set domain_column= of {taker}."
+            )
 
 
 def make_domain_scorer(
@@ -330,7 +446,10 @@ def make_domain_scorer(
     average : {"macro", "worst", "micro"}, default="macro"
         Mean over domains, worst domain, or all rows together (each still answered by its domain's model).
     response_method : {"predict", "predict_proba", "decision_function"}, default="predict"
-        The estimator's method that gives `metric` its second argument.
+        The estimator's method that gives `metric` its second argument. As in scikit-learn's `make_scorer`, for two classes
+        that has shape (n_samples,): the probability, or the decision, of `pos_label` (by default the metric's, or else
+        ``classes_[1]``). For more it has a column a class, and a metric that takes `labels` gets ``classes_``, since a
+        domain may lack a class.
     greater_is_better : bool, default=True
         False for losses, whose scores are negated.
     domain_column : str or int, default=None
@@ -402,7 +521,7 @@ def domain_invariance_score(
     Raises
     ------
     ValueError
-        If there is one domain only, or a domain has fewer rows than `cv`.
+        If there is one domain only, a domain has fewer rows than `cv` or is missing, or domains are of several types.
 
     References
     ----------

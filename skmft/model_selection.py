@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
+from .metrics import _as_given, _check_domains
+
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -49,9 +51,11 @@ class _DomainSplitter(BaseCrossValidator):
         for what, array in ((name, values), ("y", labels)):
             if array.shape != (n_rows,):
                 raise ValueError(f"{what} has shape {array.shape}, but X has {n_rows} rows; expected ({n_rows},).")
-        if pd.isna(values).any():
+        _check_domains(value, name)
+        if by_class and (without := pd.isna(_as_given(y))).any():
             raise ValueError(
-                f"{name}: row {int(pd.isna(values).argmax())} has no domain; every row needs one to split."
+                f"y has a missing value at row {int(without.argmax())}, but {owner} splits by class and needs a label for "
+                "every row. Leave such rows out."
             )
         cells = pd.DataFrame({"domain": values, "class": labels})
         return cells.assign(cell=cells.groupby(["domain", "class"], sort=True).ngroup())
@@ -139,7 +143,18 @@ class DomainStratifiedKFold(_DomainSplitter):
         self.domain_column = domain_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None, domains: Any = None) -> int:
-        """Return the number of folds."""
+        """Return the number of folds.
+
+        Parameters
+        ----------
+        X, y, groups, domains : object, default=None
+            Not used; scikit-learn passes them.
+
+        Returns
+        -------
+        int
+            `n_splits`.
+        """
         return self.n_splits
 
     def split(self, X: Any, y: Any = None, groups: Any = None, domains: Any = None) -> Iterator[Split]:
@@ -150,7 +165,7 @@ class DomainStratifiedKFold(_DomainSplitter):
         X : array-like of n_samples rows
             Read for its length and, with `domain_column`, for the domains.
         y : array-like, shape (n_samples,)
-            Labels.
+            Labels; needed, though scikit-learn's signature has a default.
         groups, domains : array-like, shape (n_samples,), default=None
             Domain of every row, given one way.
 
@@ -162,8 +177,8 @@ class DomainStratifiedKFold(_DomainSplitter):
         Raises
         ------
         ValueError
-            If a cell of domain and class has fewer rows than there are folds (the message names the smallest), or the
-            arguments are not as described.
+            If a cell of domain and class has fewer rows than there are folds (the message names the smallest), a domain or
+            label is missing, domains are of several types, or the arguments are not as described.
         """
         n_splits = _count(type(self).__name__, "n_splits", self.n_splits, 2)
         cells = self._cells(X, y, groups, domains)
@@ -227,16 +242,42 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
         self.domain_column = domain_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None, domains: Any = None) -> int:
-        """Return the number of splits."""
+        """Return the number of splits.
+
+        Parameters
+        ----------
+        X, y, groups, domains : object, default=None
+            Not used; scikit-learn passes them.
+
+        Returns
+        -------
+        int
+            `n_splits`.
+        """
         return self.n_splits
 
     def split(self, X: Any, y: Any = None, groups: Any = None, domains: Any = None) -> Iterator[Split]:
-        """Generate the splits; parameters and yields as in `DomainStratifiedKFold.split`.
+        """Generate the splits.
+
+        Parameters
+        ----------
+        X : array-like of n_samples rows
+            Read for its length and, with `domain_column`, for the domains.
+        y : array-like, shape (n_samples,)
+            Labels; needed, though scikit-learn's signature has a default.
+        groups, domains : array-like, shape (n_samples,), default=None
+            Domain of every row, given one way.
+
+        Yields
+        ------
+        train, test : ndarray of int64
+            Row numbers in rising order.
 
         Raises
         ------
         ValueError
-            If a cell of domain and class has one row only, or either side would be empty of rows.
+            If a cell of domain and class has one row only, either side would be empty of rows, a domain or label is
+            missing, domains are of several types, or the arguments are not as described.
         """
         owner = type(self).__name__
         cells = self._cells(X, y, groups, domains)
@@ -307,16 +348,42 @@ class FewShotSplit(_DomainSplitter):
         self.domain_column = domain_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None, domains: Any = None) -> int:
-        """Return the number of draws."""
+        """Return the number of draws.
+
+        Parameters
+        ----------
+        X, y, groups, domains : object, default=None
+            Not used; scikit-learn passes them.
+
+        Returns
+        -------
+        int
+            `n_repeats`.
+        """
         return self.n_repeats
 
     def split(self, X: Any, y: Any = None, groups: Any = None, domains: Any = None) -> Iterator[Split]:
-        """Generate the draws; parameters and yields as in `DomainStratifiedKFold.split`.
+        """Generate the draws.
+
+        Parameters
+        ----------
+        X : array-like of n_samples rows
+            Read for its length and, with `domain_column`, for the domains.
+        y : array-like, shape (n_samples,), default=None
+            Labels; not needed with ``per="domain"``.
+        groups, domains : array-like, shape (n_samples,), default=None
+            Domain of every row, given one way.
+
+        Yields
+        ------
+        train, test : ndarray of int64
+            Row numbers in rising order.
 
         Raises
         ------
         ValueError
-            If a cell has too few rows for its shots (and, without `test_size`, one test row); the message names it.
+            If a cell has too few rows for its shots (and, without `test_size`, one test row; the message names it), a
+            domain or label is missing, domains are of several types, or the arguments are not as described.
         """
         owner = type(self).__name__
         shots = _count(owner, "shots", self.shots, 1)
@@ -381,16 +448,50 @@ class LeaveOneDomainOut(_DomainSplitter):
         self.domain_column = domain_column
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None, domains: Any = None) -> int:
-        """Return the number of domains; the domains are needed for it."""
-        return self._cells(X, y, groups, domains, by_class=False)["cell"].max() + 1
+        """Return the number of domains; the domains are needed for it.
 
-    def split(self, X: Any, y: Any = None, groups: Any = None, domains: Any = None) -> Iterator[Split]:
-        """Generate a split for every domain, in sorted order; parameters and yields as in `DomainStratifiedKFold.split`.
+        Parameters
+        ----------
+        X : array-like of n_samples rows, default=None
+            Read for its length, if given, and, with `domain_column`, for the domains.
+        y : object, default=None
+            Not used; scikit-learn passes it.
+        groups, domains : array-like, shape (n_samples,), default=None
+            Domain of every row, given one way.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
         ValueError
-            If there is one domain only, or a domain has too few rows for its shots and one test row.
+            If domains are given no way or several, are of another length than X, miss, or are of several types.
+        """
+        return int(self._cells(X, y, groups, domains, by_class=False)["cell"].max()) + 1
+
+    def split(self, X: Any, y: Any = None, groups: Any = None, domains: Any = None) -> Iterator[Split]:
+        """Generate a split for every domain, in sorted order.
+
+        Parameters
+        ----------
+        X : array-like of n_samples rows
+            Read for its length and, with `domain_column`, for the domains.
+        y : array-like, shape (n_samples,), default=None
+            Labels; needed with `shots`, whose classes come in proportion.
+        groups, domains : array-like, shape (n_samples,), default=None
+            Domain of every row, given one way.
+
+        Yields
+        ------
+        train, test : ndarray of int64
+            Row numbers in rising order.
+
+        Raises
+        ------
+        ValueError
+            If there is one domain only, a domain has too few rows for its shots and one test row, a domain or label is
+            missing, domains are of several types, or the arguments are not as described.
         """
         shots = _count(type(self).__name__, "shots", self.shots, 0)
         cells = self._cells(X, y, groups, domains, by_class=shots > 0)

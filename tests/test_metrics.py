@@ -1,12 +1,27 @@
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.metrics import accuracy_score, classification_report, f1_score, log_loss
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    classification_report,
+    f1_score,
+    log_loss,
+    make_scorer,
+    roc_auc_score,
+)
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -82,8 +97,13 @@ def test_bad_input():
             score(y, y_pred, ["books"])
         with pytest.raises(ValueError, match=r"y_pred has 89 rows, but y has 90"):
             score(y, y_pred[1:], d)
-        with pytest.raises(ValueError, match=r"domains: row 2 has no domain"):
-            score(y[:3], y_pred[:3], ["books", "dvd", None])
+        for missing in (None, np.nan, pd.NA):
+            with pytest.raises(ValueError, match=r"domains: row 2 has no domain"):
+                score(y[:3], y_pred[:3], ["books", "dvd", missing])
+        with pytest.raises(ValueError, match=r"domains mixes \['int', 'str'\]; expected one type. Convert them all"):
+            score(y[:3], y_pred[:3], [1, "1", 2])
+        with pytest.raises(ValueError, match=r"domains mixes \['bool', 'int'\]"):
+            score(y[:3], y_pred[:3], [1, True, 2])
     with pytest.raises(ValueError, match=r"y_proba has shape \(90, 2\); expected \(90, 3\), a column for every one of"):
         domain_report(y, y_pred, d, y_proba=proba[:, :2])
     with pytest.raises(ValueError, match=r"average='mean'; expected one of"):
@@ -96,6 +116,16 @@ def test_bad_input():
         domain_invariance_score(np.zeros((4, 2)), ["books"] * 4)
     with pytest.raises(ValueError, match=r"domain 'dvd' has 2 rows, fewer than cv=5"):
         domain_invariance_score(np.zeros((10, 2)), ["books"] * 8 + ["dvd"] * 2)
+    with pytest.raises(ValueError, match=r"domains: row 1 has no domain"):
+        domain_invariance_score(np.zeros((20, 2)), ["books", np.nan] * 10)
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_a_metric_that_is_undefined_in_a_domain_makes_the_score_nan(names):
+    domains = [names[0]] * 2 + [names[1]] * 2
+    for score in (macro_domain_score, worst_domain_score, partial(worst_domain_score, greater_is_better=False)):
+        with pytest.warns(UndefinedMetricWarning):
+            assert np.isnan(score([0, 1, 1, 1], [0.2, 0.8, 0.7, 0.6], domains, metric=roc_auc_score))
 
 
 class Knows(ClassifierMixin, BaseEstimator):
@@ -170,6 +200,133 @@ def test_scorers_by_themselves():
     assert repr(copy.deepcopy(scorer)) == "make_domain_scorer(accuracy_score, average='worst')"
 
 
+class Noting(Knows):
+    """Notes what domains predict gets."""
+
+    got: list = []
+
+    def predict(self, X, domains=None):
+        Noting.got.append(domains)
+        return super().predict(X, domains)
+
+
+def search_of(clf, name="right"):
+    """A search that finds the default of Knows the better one."""
+    return GridSearchCV(clf, {name: ["dvd", "books"]}, scoring=make_domain_scorer(average="micro"), cv=2)
+
+
+def after_a_step(clf):
+    return Pipeline([("same", FunctionTransformer()), ("last", clf)])
+
+
+NESTED = {
+    "search": lambda: search_of(Noting()),
+    "search of a pipeline": lambda: search_of(after_a_step(Noting()), "last__right"),
+    "search in a pipeline": lambda: after_a_step(search_of(Noting())),
+    "search in a pipeline in a pipeline": lambda: after_a_step(after_a_step(search_of(Noting()))),
+    "search of a search": lambda: search_of(
+        GridSearchCV(Noting(), {}, scoring=make_domain_scorer(), cv=2), "estimator__right"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_the_best_estimator_of_a_search_gets_the_domains(kind):
+    from skmft.model_selection import DomainStratifiedKFold
+
+    X, y, d = rows()
+    Noting.got.clear()
+    with sklearn.config_context(enable_metadata_routing=True):
+        done = cross_validate(
+            NESTED[kind](),
+            X,
+            y,
+            scoring=scorers(),
+            cv=DomainStratifiedKFold(2),
+            params={"domains": d},
+            error_score="raise",
+        )
+        for average, value in EXPECTED.items():
+            np.testing.assert_allclose(done[f"test_{average}"], value)
+        estimator = NESTED[kind]().fit(X, y, domains=d)
+    assert make_domain_scorer()(estimator, X, y, domains=d) == EXPECTED["macro"]
+    assert Noting.got[-1] is d
+    assert all(got is not None for got in Noting.got)
+
+
+def test_a_frozen_estimator_gets_the_domains():
+    X, y, d = rows()
+    for estimator in (Knows().fit(X, y), after_a_step(Knows()).fit(X, y)):
+        assert make_domain_scorer()(FrozenEstimator(estimator), X, y, domains=d) == EXPECTED["macro"]
+
+
+class Wrapper(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """Predicts without domains."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        self.estimator_ = clone(self.estimator).fit(X, y)
+        self.classes_ = self.estimator_.classes_
+        return self
+
+    def predict(self, X):
+        return self.estimator_.predict(X)
+
+
+class ByColumn(Knows):
+    def __init__(self, right="books", domain_column=None):
+        super().__init__(right)
+        self.domain_column = domain_column
+
+
+WRAPPED = {
+    "wrapper": Wrapper,
+    "wrapper of a pipeline": lambda clf: Wrapper(after_a_step(clf)),
+    "wrapper in a pipeline": lambda clf: after_a_step(Wrapper(clf)),
+    "wrapper in a search": lambda clf: GridSearchCV(Wrapper(clf), {}, scoring="accuracy", cv=2),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrapper_that_would_drop_the_domains_is_refused(kind):
+    X, y, d = rows()
+    estimator = WRAPPED[kind](ByColumn()).fit(X, y)
+    with pytest.raises(ValueError, match=r"Wrapper\.predict does not pass them on to ByColumn.* set domain_column= of"):
+        make_domain_scorer()(estimator, X, y, domains=d)
+    frame = pd.DataFrame({"text": X, "domain": d})  # what the message says to do
+    estimator = WRAPPED[kind](ByColumn(domain_column="domain")).fit(frame, y)
+    assert make_domain_scorer()(estimator, frame, y) == EXPECTED["macro"]
+    assert make_domain_scorer()(estimator, frame, y, domains=d) == EXPECTED["macro"]
+
+
+def test_wrappers_of_scikit_learn(fitted, data):
+    X, y, d = data
+    calibrated = CalibratedClassifierCV(FrozenEstimator(fitted)).fit(X, y)
+    with pytest.raises(ValueError, match=r"CalibratedClassifierCV\.predict does not pass .* MetaFineTunedClassifier"):
+        make_domain_scorer()(calibrated, X, y, domains=d)
+    X, y, d = rows()
+    for inside in (Knows(), NoDomains()):
+        vote = VotingClassifier([("a", NoDomains()), ("b", inside)]).fit(X, y)
+        if isinstance(inside, NoDomains):
+            assert make_domain_scorer()(vote, X, y, domains=d) == 0.5
+        else:
+            with pytest.raises(ValueError, match=r"VotingClassifier\.predict does not pass them on to Knows"):
+                make_domain_scorer()(vote, X, y, domains=d)
+
+
+class Embeds(Knows):
+    def transform(self, X):
+        return X
+
+
+def test_a_step_that_only_transforms_needs_no_domains():
+    X, y, d = rows()
+    pipe = Pipeline([("embed", Embeds()), ("clf", NoDomains())]).fit(X, y)
+    assert make_domain_scorer()(pipe, X, y, domains=d) == 0.5
+
+
 class NoDomains(Knows):
     __metadata_request__predict = {"domains": sklearn.utils.metadata_routing.UNUSED}
 
@@ -199,6 +356,95 @@ def test_losses_are_negated(fitted, data):
     proba = fitted.predict_proba(X, domains=d)
     worst = max(log_loss(y[d == name], proba[d == name]) for name in set(d))
     assert scorer(fitted, X, y, domains=d) == pytest.approx(-worst)
+
+
+def probabilities(names, missing=0):
+    """A classifier of 2 or 3 classes, and rows in three domains, of which "toys" lacks the first `missing` classes."""
+    y, _, d, X, _ = answers(n_classes=len(names))
+    keep = (d != "toys") | (y >= missing)
+    clf = LogisticRegression().fit(X, np.array(names)[y])
+    return clf, X[keep], np.array(names)[y[keep]], d[keep]
+
+
+@pytest.mark.parametrize("names", [[0, 1], [3, 5], ["neg", "pos"]], ids=str)
+@pytest.mark.parametrize(
+    ("metric", "method", "positive"),
+    [
+        (roc_auc_score, "predict_proba", None),
+        (roc_auc_score, "decision_function", None),
+        (average_precision_score, "predict_proba", 1),
+        (average_precision_score, "predict_proba", 0),
+        (average_precision_score, "decision_function", 0),
+        (brier_score_loss, "predict_proba", 0),
+        (log_loss, "predict_proba", None),
+    ],
+)
+def test_two_classes_as_in_the_scorers_of_scikit_learn(metric, method, positive, names):
+    clf, X, y, d = probabilities(names)
+    extra = {"response_method": method, **({} if positive is None else {"pos_label": names[positive]})}
+    theirs = [make_scorer(metric, **extra)(clf, X[d == name], y[d == name]) for name in np.unique(d)]
+    assert make_domain_scorer(metric, **extra)(clf, X, y, domains=d) == pytest.approx(np.mean(theirs))
+
+
+def test_the_positive_class():
+    clf, X, y, d = probabilities(["neg", "pos"])
+    with pytest.raises(
+        ValueError, match=r"pos_label=1, which is none of the classes \['neg', 'pos'\]; give one of them"
+    ):
+        make_domain_scorer(average_precision_score, response_method="predict_proba")(clf, X, y, domains=d)
+    brier = make_domain_scorer(brier_score_loss, response_method="predict_proba", average="micro")
+    assert brier(clf, X, y, domains=d) == pytest.approx(
+        brier_score_loss(y, clf.predict_proba(X)[:, 1], pos_label="pos")
+    )
+
+
+@pytest.mark.parametrize("names", [[3, 5], ["neg", "pos"], ["bad", "good", "so so"]], ids=str)
+@pytest.mark.parametrize("metric", [log_loss, brier_score_loss])
+def test_a_domain_may_lack_a_class(names, metric):
+    clf, X, y, d = probabilities(names, missing=1)
+    scorer = make_domain_scorer(metric, response_method="predict_proba", average="macro")
+    truth = y[:, None] == clf.classes_
+    expected = []
+    for name in np.unique(d):
+        proba, true = clf.predict_proba(X[d == name]), truth[d == name]
+        if metric is log_loss:
+            expected.append(-np.log(proba[true]).mean())
+        else:
+            expected.append(((proba - true) ** 2).sum(axis=1).mean() / (2 if len(names) == 2 else 1))
+    assert scorer(clf, X, y, domains=d) == pytest.approx(np.mean(expected))
+
+
+def test_what_arguments_a_metric_gets():
+    clf, X, y, d = probabilities(["bad", "good", "so so"])
+    got = []
+
+    def metric(y, answer, labels=None, pos_label=None):
+        got.append((labels, pos_label, answer.shape[1:]))
+        return 0.0
+
+    def score(metric=metric, clf=clf, X=X, y=y, d=d, method="predict_proba", **kwargs):
+        return make_domain_scorer(metric, response_method=method, **kwargs)(clf, X, y, domains=d)
+
+    score(), score(labels=["bad"]), score(partial(metric, labels=["good"])), score(method="predict")
+    assert got[::3] == [
+        (["bad", "good", "so so"], None, (3,)),
+        (["bad"], None, (3,)),
+        (["good"], None, (3,)),
+        (None, None, ()),
+    ]
+    clf, X, y, d = probabilities(["neg", "pos"])
+    got.clear()
+    score(clf=clf, X=X, y=y, d=d), score(clf=clf, X=X, y=y, d=d, pos_label="neg")
+    assert got[::3] == [(["neg", "pos"], "pos", ()), (["neg", "pos"], "neg", ())]
+
+    class Untold:
+        __signature__ = "not told"
+
+        def __call__(self, y, answer):
+            return float(answer.shape == y.shape)
+
+    assert score(Untold(), clf=clf, X=X, y=y, d=d) == 1
+    assert score(lambda labels, answer: accuracy_score(labels, labels), clf=clf, X=X, y=y, d=d) == 1
 
 
 def test_domain_invariance():

@@ -179,6 +179,18 @@ BAD = [
     (DomainStratifiedKFold(), {"groups": ["books"] * 32}, r"got domains by domains and groups"),
     (DomainStratifiedKFold(), {"domains": ["books"]}, r"domains has shape \(1,\), but X has 32 rows"),
     (DomainStratifiedKFold(), {"domains": ["books", None] * 16}, r"domains: row 1 has no domain"),
+    (DomainStratifiedKFold(), {"groups": ["books", np.nan] * 16, "domains": None}, r"groups: row 1 has no domain"),
+    (LeaveOneDomainOut(), {"domains": ["books", np.nan] * 16}, r"domains: row 1 has no domain"),
+    (LeaveOneDomainOut(), {"domains": [1, "1"] * 16}, r"domains mixes \['int', 'str'\]; expected one type"),
+    (LeaveOneDomainOut(), {"domains": [True, 1] * 16}, r"domains mixes \['bool', 'int'\]"),
+    (
+        DomainStratifiedKFold(),
+        {"y": ["good", np.nan] * 16},
+        r"y has a missing value at row 1, but DomainStratifiedKFold",
+    ),
+    (DomainStratifiedShuffleSplit(), {"y": np.array([0, np.nan] * 16)}, r"y has a missing value at row 1"),
+    (FewShotSplit(2), {"y": [0, None] * 16}, r"y has a missing value at row 1"),
+    (LeaveOneDomainOut(2), {"y": pd.Series(["good", None] * 16)}, r"y has a missing value at row 1"),
     (DomainStratifiedKFold(), {"y": None}, r"splits by class and domain, but y is None"),
     (DomainStratifiedKFold(), {"y": [0] * 5}, r"y has shape \(5,\)"),
     (DomainStratifiedShuffleSplit(test_size=1.5), {}, r"test_size=1.5 .* fraction between 0 and 1"),
@@ -194,11 +206,29 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("splitter", "changes", "expected"), BAD, ids=[b[2][:40] for b in BAD])
+@pytest.mark.parametrize(("splitter", "changes", "expected"), BAD, ids=[f"{i} {b[2][:40]}" for i, b in enumerate(BAD)])
 def test_bad_input(splitter, changes, expected):
     X, y, d = small()
     with pytest.raises(ValueError, match=expected):
         list(splitter.split(X, **{"y": y, "domains": d, **changes}))
+
+
+@pytest.mark.parametrize("splitter", [LeaveOneDomainOut(), FewShotSplit(2, per="domain", random_state=0)], ids=by_type)
+def test_labels_may_be_missing_where_they_are_not_used(splitter):
+    X, _, d = small()
+    assert same(list(splitter.split(X, [0, None] * 16, domains=d)), list(splitter.split(X, domains=d)))
+
+
+@pytest.mark.parametrize("values", [["books", "dvd"], [3, 4], [True, False], [0.5, 1.5]], ids=str)
+@pytest.mark.parametrize("form", [list, tuple, np.array, pd.Series, pd.Categorical])
+def test_forms_of_domains(values, form):
+    X, y, d = small()
+    splitter = LeaveOneDomainOut()
+    given = form(np.repeat(values, 16).tolist())
+    assert type(splitter.get_n_splits(domains=given)) is int
+    order = np.argsort(values)
+    expected = list(splitter.split(X, y, domains=d))
+    assert same(list(splitter.split(X, y, domains=given)), [expected[i] for i in order])
 
 
 @pytest.mark.parametrize("share", [0.01, 0.96, 0.99])
