@@ -621,7 +621,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Raises
         ------
         FileExistsError
-            If the path holds something else.
+            If the path holds something else, or ``.name.old`` beside it, where the replaced folder lies for a moment; or if
+            an earlier save was cut off, and a file of somebody else's that it had to move is in both folders by now.
         sklearn.exceptions.NotFittedError
             Before `fit`.
 
@@ -639,7 +640,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
 
         Nothing in the folder is executed, and every file is checked against the folder's manifest. A domain's own
-        weights are read when it is first asked for.
+        weights are read when it is first asked for, and checked once more.
+
+        The encoder's weights are not read but mapped, so that processes that load one folder hold them in memory once.
+        Therefore replace the files of a folder that is in use, as `save` does, and do not write into them in place: answers
+        would change, or the process end.
 
         Parameters
         ----------
@@ -649,7 +654,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         -------
         MetaFineTunedClassifier
             Its predictions are those of the saved one, bit for bit on the same machine. The settings of its next `fit`
-            are the saved parameters.
+            are the saved parameters, but for those that JSON cannot hold (callbacks, generators, `memory`), which are None:
+            set them again.
 
         Raises
         ------
@@ -724,9 +730,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Returns
         -------
         list of str
-            Names of the inputs, each int64 of shape (batch, tokens), as made by
-            ``clf.tokenizer_(X, padding=True, truncation=True, max_length=clf.max_length, return_tensors="np")``. The output
-            is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
+            Names of the inputs, each int64 of shape (batch, tokens), as made by ``clf.tokenizer_(X, padding=True,
+            truncation=True, max_length=clf.max_length, return_token_type_ids="token_type_ids" in names,
+            return_tensors="np")``, where ``names`` is this list, and two lists of texts stand for X where rows are pairs. The
+            output is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
             ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
             tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1); inside, all texts are padded to
             `max_length`.
@@ -757,7 +764,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         -------
         model, tokenizer : tuple
             Of class AutoModelForSequenceClassification's choice, on the CPU, its labels the strings of `classes_`; and
-            the tokenizer.
+            a copy of the tokenizer that cuts to `max_length` where it is told to cut.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import tempfile
@@ -32,11 +33,12 @@ def module_of(clf: Any, domain: Any) -> TextClassifier:
     Raises
     ------
     ValueError
-        If the domain has no model of its own.
+        If the domain has no model of its own, or a parameter that the model depends on was set after fit.
     """
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(clf)
+    clf._check_unchanged()
     tensors = {}
     if domain is not None:
         if domain not in clf.adapted_weights_:
@@ -47,11 +49,19 @@ def module_of(clf: Any, domain: Any) -> TextClassifier:
         tensors = clf.adapted_weights_[domain]
     module: Any = domain_model(clf.net_.module_, tensors)
     if next(module.parameters()).device.type != "cpu":
-        import copy
-
         module = copy.deepcopy(module).cpu()
     module.corruption_head = None
     return module.eval()
+
+
+def tokenizer_of(clf: Any) -> Any:
+    """A copy of the estimator's tokenizer that does unasked what `skmft.encoding.tokenize` asks of it."""
+    tokenizer = copy.deepcopy(clf.tokenizer_)
+    tokenizer.model_max_length = clf.max_length
+    if reads_token_types(clf.net_.module_.encoder) and "token_type_ids" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what save_pretrained writes
+    return tokenizer
 
 
 def to_sentence_transformer(clf: Any, domain: Any = None) -> Any:
@@ -62,7 +72,7 @@ def to_sentence_transformer(clf: Any, domain: Any = None) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             module.encoder.save_pretrained(folder)
-            clf.tokenizer_.save_pretrained(folder)
+            tokenizer_of(clf).save_pretrained(folder)
             transformer = modules.Transformer(folder, max_seq_length=clf.max_length)
         pooling = modules.Pooling(module.encoder.config.hidden_size, pooling_mode=clf.pooling)
         return library.SentenceTransformer(modules=[transformer, pooling], device="cpu")
@@ -102,14 +112,17 @@ def to_onnx(clf: Any, path: str | os.PathLike, domain: Any = None) -> list[str]:
         _need(package, "onnx", "to_onnx")
     module = module_of(clf, domain)
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (reads_token_types(module.encoder) or module.apart)
-    ids = torch.full((2, 7), int(clf.tokenizer_.pad_token_id))
-    ids[:, 0] = 1
-    arguments = (ids, *(torch.ones_like(ids) for _ in names[1:]))
-    arguments[1][1, 5:] = 0
     longest = clf.max_length
     if module.apart:
         module.text_length, longest = clf.max_length, 2 * clf.max_length
-    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", min=2, max=longest)}
+    n = min(7, longest)
+    ids = torch.full((2, n), int(clf.tokenizer_.pad_token_id))
+    ids[:, 0] = 1
+    arguments = (ids, *(torch.ones_like(ids) for _ in names[1:]))
+    arguments[1][1, max(1, n - 2) :] = 0
+    shape: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if longest > 2:  # else rows are special tokens alone, all of one length
+        shape[1] = torch.export.Dim("tokens", min=2, max=longest)
     target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder, _silent_exporter():
@@ -163,4 +176,4 @@ def to_transformers(clf: Any, domain: Any = None) -> tuple[Any, Any]:
         dense.bias.zero_()
         out.weight.copy_(module.label_head.weight / small)
         out.bias.copy_(module.label_head.bias)
-    return model.eval(), clf.tokenizer_
+    return model.eval(), tokenizer_of(clf)

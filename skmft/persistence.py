@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,7 +33,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _LONGEST_JSON = 1 << 28  # bytes
 _ARRAYS = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
+_OURS = {MANIFEST, "README.md", "estimator.json", "arrays.safetensors", "heads.safetensors", "encoder", "domains"}
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
+_NO_RESULTS = (
+    "No held-out results were given when the model was saved (`save(path, notes=...)` takes them). The table above counts "
+    "training rows; how good the model is on others is not known here."
+)
 
 
 class PersistenceError(ValueError):
@@ -79,15 +84,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+def _tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    """Tensors of a file that `_verified` saw: made of the very bytes that are hashed here, and not mapped to the file."""
+    from safetensors.torch import load as from_bytes
 
     with _reading(path):
-        return load_file(path)
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
+        return from_bytes(content)
 
 
-def _verified(folder: Path) -> list[str]:
-    """Names of all files in the folder's manifest, each of them checked."""
+def _verified(folder: Path) -> dict[str, str]:
+    """Name and sha256 of all files in the folder's manifest, each of them checked."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise PersistenceError(f"{manifest} is missing; expected a folder that MetaFineTunedClassifier.save wrote.")
@@ -120,7 +129,7 @@ def _verified(folder: Path) -> list[str]:
             name = path.relative_to(folder).as_posix()
             if not path.is_dir() and name not in listed:
                 raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
-    return list(files)
+    return files
 
 
 def _is_hub_snapshot(folder: Path) -> bool:
@@ -192,12 +201,8 @@ class StoredWeights(Mapping):
 
     def __getitem__(self, domain: Any) -> dict[str, torch.Tensor]:
         if domain not in self._held:
-            path, expected = self._files[domain]
-            with _reading(path):
-                digest = _sha256(path)
-            if digest != expected:
-                raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
-            tensors = _tensors(path)
+            path, sha256 = self._files[domain]
+            tensors = _tensors(path, sha256)
             self._check(path, tensors)
             self._held[domain] = tensors
         return self._held[domain]
@@ -239,6 +244,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
     check_is_fitted(clf)
     clf._check_unchanged()
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
+    _mend(target)
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
     params, lost = {}, []
@@ -317,22 +323,61 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def _mend(target: Path) -> None:
+    """Finish or undo what an earlier save left that was cut off while the new folder took the old one's place."""
+    old = _kept_aside(target)
+    if not os.path.lexists(old):
+        return
+    empty = target.is_dir() and not any(target.iterdir())
+    if not (old / MANIFEST).is_file():
+        if not old.is_dir() or any(old.iterdir()):
+            raise FileExistsError(
+                f"{old} is where save keeps the old folder while it puts the new one in its place, but it is no saved "
+                f"estimator (it has no {MANIFEST}); move it elsewhere, or remove it if it is not needed."
+            )
+        old.rmdir()
+    elif (target / MANIFEST).is_file():
+        _take_over(old, target)
+    elif empty or not target.exists():
+        if empty:
+            target.rmdir()
+        os.rename(old, target)
+
+
 def _swap(new: Path, target: Path) -> None:
     """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
-    old = _kept_aside(target)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    old, replaces = _kept_aside(target), target.exists()
+    if replaces:
         os.rename(target, old)
     try:
         os.rename(new, target)
     except BaseException:
-        if old.exists():
+        if replaces:
             os.rename(old, target)
         raise
-    if old.exists():  # what somebody put beside our files, such as a .git folder, stays
-        for entry in [e for e in old.iterdir() if not (target / e.name).exists()]:
-            os.rename(entry, target / entry.name)
-    shutil.rmtree(old, ignore_errors=True)
+    if replaces:
+        _take_over(old, target)
+
+
+def _take_over(old: Path, target: Path) -> None:
+    """Move what somebody put beside our files, such as a .git folder, to the new folder; then remove the old one."""
+    others = [entry for entry in old.iterdir() if entry.name not in _OURS]
+    for entry in others:
+        if os.path.lexists(target / entry.name):
+            raise FileExistsError(
+                f"{target / entry.name} is there, but so is {entry}, which a save that was cut off has not moved yet; "
+                "keep one of them and remove the other."
+            )
+    for entry in others:
+        os.rename(entry, target / entry.name)
+    with suppress(OSError):
+        for entry in list(old.iterdir()):
+            if entry.is_symlink() or entry.is_file():
+                if entry.name != MANIFEST:  # the last to go: it tells that this folder is ours
+                    entry.unlink()
+            else:
+                shutil.rmtree(entry)
+        shutil.rmtree(old)
 
 
 def _kept_aside(target: Path) -> Path:
@@ -375,7 +420,7 @@ def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
         "",
         "## Results",
         "",
-        notes.strip() or "None were given when the model was saved.",
+        notes.strip() or _NO_RESULTS,
         "",
         "## Parameters",
         "",
@@ -390,7 +435,8 @@ def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
 
 def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
     """The folder itself, or the local snapshot of a repository of the hub."""
-    if Path(path).expanduser().is_dir():
+    folder = Path(path).expanduser().resolve()
+    if folder.is_dir() or _kept_aside(folder).is_dir():  # `load` takes the latter where a save was cut off
         return Path(path)
     from huggingface_hub import snapshot_download
 
@@ -412,14 +458,14 @@ def load(cls: type, path: str | os.PathLike) -> Any:
         raise PersistenceError(
             f"path={str(folder)!r} is no folder; expected one that MetaFineTunedClassifier.save wrote."
         )
-    names = _verified(folder)
+    files = _verified(folder)
     for name in ("estimator.json", "arrays.safetensors", "heads.safetensors", "encoder/config.json"):
-        if name not in names:
+        if name not in files:
             raise PersistenceError(f"{folder / name} is not in {MANIFEST}; the folder is not complete.")
     about = folder / "estimator.json"
     content = _read_json(about)
     with _reading(about):
-        _typed(content["versions"], dict)
+        _typed(content["versions"], dict, "versions")
         params = {name: _decode(value) for name, value in content["params"].items()}
         clf = cls(**{**params, "memory": None})  # a folder from elsewhere does not say where to write
         if missing := set(clf.get_params(deep=False)) - set(params):
@@ -429,21 +475,27 @@ def load(cls: type, path: str | os.PathLike) -> Any:
         clf.classes_, clf.domains_ = _decode_names(content["classes"]), _decode_names(content["domains"])
         if len(clf.classes_) < 2 or not len(clf.domains_):
             raise ValueError("fewer than two classes, or no domain")
-        clf.is_pair_, clf.seed_ = _typed(content["is_pair"], bool), _typed(content["seed"], int)
+        clf.is_pair_, clf.seed_ = _typed(content["is_pair"], bool, "is_pair"), _typed(content["seed"], int, "seed")
         clf.pair_encoding_ = content["pair_encoding"]
         if clf.pair_encoding_ not in (("bi", "cross") if clf.is_pair_ else (None,)):
             raise ValueError(f"pair_encoding is {clf.pair_encoding_!r}")
-        clf.history_ = [{k: _decode(v) for k, v in entry.items()} for entry in content["history"]]
-        if content["n_features_in"] is not None:
-            clf.n_features_in_ = _typed(content["n_features_in"], int)
-        if content["feature_names_in"] is not None:
-            clf.feature_names_in_ = np.array([_decode(n) for n in content["feature_names_in"]], dtype=object)
-        adapted = [_decode(d) for d in content["adapted_domains"]]
+        clf.history_ = _read_history(content["history"])
+        _read_columns(clf, content["n_features_in"], content["feature_names_in"])
+        adapted = [_decode(d) for d in _typed(content["adapted_domains"], list, "adapted_domains")]
+        if any(type(d) not in (str, int, bool) for d in adapted) or len(set(adapted)) < len(adapted):
+            raise ValueError(f"adapted_domains is {adapted}; expected str, int or bool, each once")
+        stored = sorted(name for name in files if name.startswith("domains/"))
+        own_files = [f"domains/{number}.safetensors" for number in range(len(adapted))]
+        if stored != sorted(own_files):
+            raise ValueError(
+                f"adapted_domains has {len(adapted)} names, but the files are {stored}; expected one a name"
+            )
         layers = content["corruption_layers"]
-        layers = None if layers is None else [_typed(layer, int) for layer in layers]
+        if layers is not None:
+            layers = [_typed(n, int, "a corruption layer") for n in _typed(layers, list, "corruption_layers")]
         source = {k: content["encoder_source"][k] for k in ("name", "revision", "sha256")}
-    _read_arrays(clf, folder / "arrays.safetensors")
-    _read_networks(clf, folder, layers)
+    _read_networks(clf, folder, layers, files["heads.safetensors"])
+    _read_arrays(clf, folder / "arrays.safetensors", files["arrays.safetensors"])
     _read_source(clf, source, about)
 
     def check(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -451,15 +503,9 @@ def load(cls: type, path: str | os.PathLike) -> Any:
         own = {**module.state_dict(), **_adapter_shapes(path, tensors, module)}
         _same_shapes(path, tensors, own, all_names=False)
 
-    files = {}
-    hashes = _read_json(folder / MANIFEST)["files"]
-    for number, domain in enumerate(adapted):
-        name = f"domains/{number}.safetensors"
-        if name not in hashes:
-            raise PersistenceError(f"{folder / name} is not in {MANIFEST}; the folder is not complete.")
-        with _reading(about):
-            files[domain] = (folder / name, hashes[name])
-    clf.adapted_weights_ = StoredWeights(files, check)
+    clf.adapted_weights_ = StoredWeights(
+        {d: (folder / name, files[name]) for d, name in zip(adapted, own_files)}, check
+    )
     return clf
 
 
@@ -473,9 +519,9 @@ def _fall_back_to_a_device(clf: Any) -> None:
         clf.device = "auto"
 
 
-def _typed(value: Any, kind: type) -> Any:
+def _typed(value: Any, kind: type, name: str) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} where a {kind.__name__} belongs")
+        raise TypeError(f"{name} is {value!r}; expected a value of type {kind.__name__}")
     return value
 
 
@@ -485,36 +531,66 @@ def _read_source(clf: Any, source: dict[str, Any], about: Path) -> None:
     with _reading(about):
         revision = source["revision"]
         clf.encoder_source_ = EncoderSource(
-            name=_typed(source["name"], str),
+            name=_typed(source["name"], str, "the encoder's name"),
             folder="",  # found again when typicality asks for it
-            revision=None if revision is None else _typed(revision, str),
-            sha256=_typed(source["sha256"], str),
+            revision=None if revision is None else _typed(revision, str, "the encoder's revision"),
+            sha256=_typed(source["sha256"], str, "the encoder's sha256"),
         )
 
 
-def _read_arrays(clf: Any, path: Path) -> None:
-    arrays = {name: tensor.numpy() for name, tensor in _tensors(path).items()}
+def _read_history(history: Any) -> list[dict[str, Any]]:
+    stages = ("typicality", "meta", "adaptation")
+    for entry in _typed(history, list, "history"):
+        if _typed(entry, dict, "an entry of history").get("stage") not in stages:
+            raise ValueError(f"an entry of history has the stage {entry.get('stage')!r}; expected one of {stages}")
+    return [{k: _decode(v) for k, v in entry.items()} for entry in history]
+
+
+def _read_columns(clf: Any, n_features_in: Any, feature_names_in: Any) -> None:
+    most = 2 if clf.is_pair_ else 1
+    if n_features_in is not None:
+        if type(n_features_in) is not int or n_features_in != most:
+            raise ValueError(f"n_features_in is {n_features_in!r}; expected {most}")
+        clf.n_features_in_ = n_features_in
+    if feature_names_in is not None:
+        names = [_decode(n) for n in _typed(feature_names_in, list, "feature_names_in")]
+        # one column of a dataset may hold both texts of a pair
+        if n_features_in is None or not 1 <= len(set(names)) == len(names) <= most:
+            raise ValueError(f"feature_names_in is {names}; expected names of {most} columns, as n_features_in")
+        clf.feature_names_in_ = np.array(names, dtype=object)
+
+
+def _read_arrays(clf: Any, path: Path, sha256: str) -> None:
     with _reading(path):
-        clf.class_counts_ = arrays.pop("class_counts_")
-        if clf.class_counts_.shape != (len(clf.domains_), len(clf.classes_)):
-            raise ValueError(f"class_counts_ has shape {clf.class_counts_.shape}")
-        if arrays:
-            if set(arrays) != set(_ARRAYS):
-                raise ValueError(f"arrays {sorted(arrays)}; expected {sorted(_ARRAYS)}")
-            grid = (len(clf.domains_), len(clf.classes_))
-            shares = arrays["prototype_shares_"].shape
-            middle = shares[2:] if clf.n_prototypes > 1 else ()
-            if len(shares) != 3 or shares[:2] != grid or arrays["prototypes_"].shape[:-1] != (*grid, *middle):
-                raise ValueError("prototypes do not fit the domains and classes")
-            if len({arrays[n].shape for n in _ARRAYS[2:]}) > 1 or arrays["typicality_"].ndim != 1:
-                raise ValueError("typicality and similarities are not of one length")
+        arrays = {name: tensor.numpy() for name, tensor in _tensors(path, sha256).items()}
+        grid = (len(clf.domains_), len(clf.classes_))
+        counts = arrays.get("class_counts_")
+        if counts is None or counts.dtype != np.int64 or counts.shape != grid or counts.min() < 0:
+            raise ValueError(
+                f"class_counts_ is not one int64 of 0 or more for each of {grid[0]} domains, {grid[1]} classes"
+            )
+        scored = any(entry["stage"] == "typicality" for entry in clf.history_)  # the parameter may have been set since
+        expected = {"class_counts_", *(_ARRAYS if scored else ())}
+        if set(arrays) != expected:
+            told = "has" if scored else "lacks"
+            raise ValueError(f"it holds {sorted(arrays)}; expected {sorted(expected)}, as history {told} stage 1")
+        if scored:
+            n_rows, n_prototypes = arrays["typicality_"].shape[:1], clf.n_prototypes
+            several = (n_prototypes,) if n_prototypes > 1 else ()
+            shapes = [(*grid, *several, clf._n_features_out), (*grid, n_prototypes), n_rows, n_rows, n_rows]
+            for name, shape in zip(_ARRAYS, shapes, strict=True):
+                if arrays[name].dtype != np.float64 or arrays[name].shape != shape:
+                    got = f"{arrays[name].dtype} of shape {arrays[name].shape}"
+                    raise ValueError(f"{name} is {got}; expected float64 of shape {shape}")
+            if n_rows < (counts.sum(),):
+                raise ValueError(f"typicality_ has {n_rows} rows, but class_counts_ counts {counts.sum()}")
         for name, array in arrays.items():
             setattr(clf, name, array)
 
 
-def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
+def _read_networks(clf: Any, folder: Path, layers: list[int] | None, heads_sha256: str) -> None:
     from .corruption import CorruptionHead
-    from .networks import EncoderSource, TextClassifier, embedding_width, load_tokenizer
+    from .networks import EncoderSource, TextClassifier, embedding_width, layer_indices, load_tokenizer
     from .stages import Run
 
     encoder_folder = folder / "encoder"
@@ -524,8 +600,11 @@ def _read_networks(clf: Any, folder: Path, layers: list[int] | None) -> None:
     with _reading(encoder_folder):
         clf.tokenizer_ = load_tokenizer(source, clf.max_length)
         encoder = run.load(source)
+    if layers is not None:
+        with _reading(folder / "estimator.json"):
+            layers = layer_indices(layers, encoder.config.num_hidden_layers)
     path = folder / "heads.safetensors"
-    heads = _tensors(path)
+    heads = _tensors(path, heads_sha256)
     with _reading(path), run.generators("label head"):
         apart = clf.pair_encoding_ == "bi"
         width = embedding_width(encoder, apart)
@@ -551,7 +630,7 @@ def _check_encoder(folder: Path) -> None:
         if "auto_map" in raw:
             raise ValueError("auto_map names code, which is never run")
         for name in ("num_hidden_layers", "n_layers", "num_layers"):
-            if name in raw and not 0 < _typed(raw[name], int) <= 1000:
+            if name in raw and not 0 < _typed(raw[name], int, name) <= 1000:
                 raise ValueError(f"{name} is {raw[name]}")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_texts
+from transformers import AutoTokenizer
 
 from skmft.stages import Run
 
@@ -61,6 +62,18 @@ def logits(clf, domain):
     return clf._logits(X, None if domain is None else domain)
 
 
+def recipe(clf, names, *texts):
+    """As the docstring of `to_onnx` has it."""
+    return clf.tokenizer_(
+        *texts,
+        padding=True,
+        truncation=True,
+        max_length=clf.max_length,
+        return_token_type_ids="token_type_ids" in names,
+        return_tensors="np",
+    )
+
+
 def test_sentence_transformer(exported, tmp_path):
     pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
     for i, domain in enumerate(DOMAINS):
@@ -100,10 +113,8 @@ def test_onnx(exported, tmp_path):
     batches = [X[:1], X[1:9], X[9:]]
     inputs = []
     for texts in batches:
-        encoded = exported.tokenizer_(
-            texts, padding=True, truncation=True, max_length=128, return_token_type_ids="token_type_ids" in names
-        )
-        inputs.append({name: encoded[name] for name in names})
+        encoded = recipe(exported, names, texts)
+        inputs.append({name: encoded[name].tolist() for name in names})
     code = """
 import numpy as np
 import onnxruntime
@@ -133,7 +144,7 @@ from transformers import pipeline
 out = []
 for i in range(4):
     pipe = pipeline("text-classification", model=f"{args[0]}/{i}", top_k=None, function_to_apply="none")
-    answers = pipe(X, batch_size=4, truncation=True, max_length=128)
+    answers = pipe(X, batch_size=4, truncation=True)
     out.append([{a["label"]: a["score"] for a in row} for row in answers])
 print(json.dumps(out))
 """
@@ -149,9 +160,9 @@ def test_other_families(make, tiny_models, family, tmp_path):
     texts, y, d = make_texts(24)
     clf = make(model=tiny_models[family], pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
     names = clf.to_onnx(tmp_path / "model.onnx")
-    encoded = clf.tokenizer_(X, padding=True, truncation=True, max_length=128, return_tensors="np")
+    encoded = recipe(clf, names, X)
     session = ort.InferenceSession(tmp_path / "model.onnx")
-    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    [found] = session.run(["logits"], {n: encoded[n] for n in names})
     np.testing.assert_allclose(found, logits(clf, None), atol=1e-4)
     if family != "mpnet":
         with pytest.raises(ValueError, match=r"whose stock classifier cannot hold a linear head.*to_onnx for logits"):
@@ -166,9 +177,9 @@ def test_pairs_to_onnx(make, tmp_path):
     names = clf.to_onnx(tmp_path / "model.onnx")
     clf.to_onnx(tmp_path / "new" / "folder" / "model.onnx")
     assert names == ["input_ids", "attention_mask", "token_type_ids"]
-    encoded = clf.tokenizer_(texts, texts[::-1], padding=True, return_tensors="np", return_token_type_ids=True)
+    encoded = recipe(clf, names, texts, texts[::-1])
     session = ort.InferenceSession(tmp_path / "model.onnx")
-    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    [found] = session.run(["logits"], {n: encoded[n] for n in names})
     np.testing.assert_allclose(found, clf._logits(pairs, None), atol=1e-4)
 
 
@@ -214,18 +225,87 @@ def test_low_rank_adapters_are_merged(make, tmp_path):
     expected = logits(clf, "books")
     assert np.abs(expected - logits(clf, None)).max() > 0.05
     names = clf.to_onnx(tmp_path / "model.onnx", "books")
-    encoded = clf.tokenizer_(
-        X, padding=True, truncation=True, max_length=128, return_tensors="np", return_token_type_ids=True
-    )
+    encoded = recipe(clf, names, X)
     session = ort.InferenceSession(tmp_path / "model.onnx")
-    [found] = session.run(["logits"], {n: encoded[n].astype(np.int64) for n in names})
+    [found] = session.run(["logits"], {n: encoded[n] for n in names})
     np.testing.assert_allclose(found, expected, atol=1e-4)
     model, tokenizer = clf.to_transformers("books")
     with torch.no_grad():
-        found = model(**tokenizer(X, padding=True, truncation=True, max_length=128, return_tensors="pt")).logits
+        found = model(**tokenizer(X, padding=True, truncation=True, return_tensors="pt")).logits
     np.testing.assert_allclose(found, expected, atol=1e-5)
     embeddings = torch.as_tensor(clf.to_sentence_transformer("books").encode(X))
     head = clf.adapted_weights_["books"]
     found = embeddings @ head["label_head.weight"].T + head["label_head.bias"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert not [n for n in model.state_dict() if "lora" in n]
+
+
+@pytest.mark.parametrize("max_length", [2, 6, 16])
+def test_exports_cut_as_the_estimator_does(make, max_length, tmp_path):
+    """None of them is told `max_length`; and the tokenizer of the tiny BERT gives no token types unless it is asked."""
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
+    texts, y, d = make_texts(24)
+    clf = make(max_length=max_length, pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
+    assert "token_type_ids" not in clf.tokenizer_.model_input_names
+    expected = logits(clf, None)
+    names = clf.to_onnx(tmp_path / "model.onnx")
+    encoded = recipe(clf, names, X)
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["logits"], {n: encoded[n] for n in names})
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model, tokenizer = clf.to_transformers()
+    tokenizer.save_pretrained(tmp_path)
+    for own in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert own.model_max_length == max_length
+        with torch.no_grad():
+            found = model(**own(X, padding=True, truncation=True, return_tensors="pt")).logits
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    encoder = clf.to_sentence_transformer()
+    assert encoder.max_seq_length == max_length
+    np.testing.assert_allclose(encoder.encode(X), clf.transform(X), atol=1e-5)
+    assert clf.tokenizer_.model_max_length == 128 and "token_type_ids" not in clf.tokenizer_.model_input_names
+
+
+def test_exports_of_pairs_tell_the_two_texts_apart(make, tmp_path):
+    pytest.importorskip("sentence_transformers", reason="needs the extra skmft[sentence-transformers]")
+    texts, y, d = make_texts(24)
+    pairs = list(zip(texts, texts[::-1]))
+    clf = make(max_length=12, pooling="cls", meta_epochs=1, adaptation=None, pair_encoding="cross")
+    clf.fit(pairs, y, domains=d)
+    clf.to_sentence_transformer().save(str(tmp_path / "encoder"))
+    model, tokenizer = clf.to_transformers()
+    model.save_pretrained(tmp_path / "classifier")
+    tokenizer.save_pretrained(tmp_path / "classifier")
+    code = """
+from sentence_transformers import SentenceTransformer
+from transformers import pipeline
+pairs, folder = args
+embeddings = SentenceTransformer(f"{folder}/encoder", device="cpu").encode([tuple(pair) for pair in pairs])
+pipe = pipeline("text-classification", model=f"{folder}/classifier", top_k=None, function_to_apply="none", truncation=True)
+answers = pipe([{"text": a, "text_pair": b} for a, b in pairs])
+print(json.dumps([embeddings.tolist(), [{a["label"]: a["score"] for a in row} for row in answers]]))
+"""
+    embeddings, answers = elsewhere(code, pairs, str(tmp_path))
+    np.testing.assert_allclose(embeddings, clf.transform(pairs), atol=1e-5)
+    found = [[row[c] for c in clf.classes_] for row in answers]
+    np.testing.assert_allclose(found, clf._logits(pairs, None), atol=1e-5)
+
+
+def test_short_texts_of_pairs_to_onnx(make, tmp_path):
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+    texts, y, d = make_texts(24)
+    pairs = list(zip(texts, [*texts[1:], ""]))
+    clf = make(max_length=3, meta_epochs=1, adaptation=None, pair_encoding="bi").fit(pairs, y, domains=d)
+    names = clf.to_onnx(tmp_path / "model.onnx")
+    batch = clf._tokenize(pairs)[0].batch(np.arange(len(pairs)))
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    [found] = session.run(["logits"], {name: batch[name].numpy() for name in names})
+    np.testing.assert_allclose(found, clf._logits(pairs, None), atol=1e-4)
+
+
+def test_settings_that_the_model_does_not_have_are_refused(fitted):
+    clf = copy.copy(fitted).set_params(pooling="cls")
+    for export in (clf.to_transformers, clf.to_sentence_transformer):
+        with pytest.raises(ValueError, match="pooling='cls' was set after fit"):
+            export()
