@@ -1,10 +1,11 @@
 """Does the domain corruption loss make embeddings domain-invariant? Amazon reviews, 50 labelled a domain.
 
 For every `corruption_weight` and seed: the meta-learner's accuracy and `skmft.metrics.domain_invariance_score` of its
-embeddings, both on rows of the training pool that the seed's draw does not hold (the frozen test rows take no part); and how much of either loss's gradient reaches the encoder, before and after
-stage 2. For comparison two losses that do know the true domain: an adversarial one, where the same head has to tell it and
-its gradient is reversed on the way into the encoder (Ganin and Lempitsky, ICML 2015), and one that draws the domains' mean
-embeddings together. One JSON file a cell; finished cells are skipped.
+embeddings, both on rows of the training pool that the seed's draw does not hold (the frozen test rows take no part); and how
+much of either loss's gradient reaches the encoder, before and after stage 2. For comparison two losses that do know the true
+domain: an adversarial one, where the same head has to tell it and its gradient is reversed on the way into the encoder (Ganin
+and Lempitsky, ICML 2015), and one that draws the domains' mean embeddings together. One JSON file a cell; finished cells are
+skipped.
 
     python benchmarks/domain_invariance.py      # writes results/domain_invariance.md and .png
 """
