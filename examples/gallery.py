@@ -4,6 +4,8 @@ Sixteen domains are the four sources, each cut into four by the length of its te
 
     python examples/gallery.py --domains 2      # writes gallery_2_typicality.png and others; about a minute
     python examples/gallery.py --domains 16
+
+Those in benchmarks/results come of `--figures benchmarks/results/gallery`.
 """
 
 from __future__ import annotations

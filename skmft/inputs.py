@@ -267,10 +267,12 @@ def read_domains(
             )
         kind = kind_of(value)
         if kind is int and not isinstance(value, numbers.Integral):
-            raise ValueError(
-                f"{name}: row {i} is {value!r} ({type(value).__name__}); expected str, int or bool. "
-                "Convert with astype(str)."
-            )
+            fix = "Give the names that fit got." if allow_missing else "Convert with astype(str)."
+            if all(
+                map(_is_whole, array.tolist())
+            ):  # int that became float on the way; as str it would match no known one
+                fix = "Convert with astype(int)."
+            raise ValueError(f"{name}: row {i} is {value!r} ({type(value).__name__}); expected str, int or bool. {fix}")
         kinds.add(kind)
     if len(kinds) > 1:
         raise ValueError(
@@ -408,3 +410,7 @@ def missing(domains: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_missing(value) or (isinstance(value, numbers.Real) and value % 1 == 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import column_names
+from .inputs import column_names, order_columns
 from .metrics import _by_domain
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
+_LEGEND_ROWS = 16  # names in one column of a legend
 
 
 def _axes(ax: Any, width: float, height: float) -> Any:
@@ -34,6 +35,28 @@ def _axes(ax: Any, width: float, height: float) -> Any:
     if ax is None:
         _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     return ax
+
+
+def _mark(number: int, first: int = 0) -> dict[str, Any]:
+    """Colour and marker of the class or domain of this number: 64 pairs, then they come again."""
+    return {"color": _COLOURS[number % 8], "marker": _MARKERS[(number // 8 + first) % 8]}
+
+
+def _legend_columns(n_names: int) -> int:
+    return max(1, -(-n_names // _LEGEND_ROWS))
+
+
+def _check_lengths(owner: str, n_rows: int, **arrays: NDArray[Any]) -> None:
+    for name, array in arrays.items():
+        if array.shape[:1] != (n_rows,):
+            raise ValueError(
+                f"{name} has shape {array.shape}, but {owner} has {n_rows} rows; expected one a row of {owner}."
+            )
+
+
+def _has_domains(clf: Any, X: Any) -> bool:
+    """Whether X holds the column that the estimator reads domains from."""
+    return clf.domain_column is not None and clf.domain_column in (column_names(X) or [])
 
 
 class _Display:
@@ -55,6 +78,11 @@ class TypicalityDisplay(_Display):
     typicality : array-like, shape (n_samples,)
     y, domains : array-like, shape (n_samples,)
 
+    Raises
+    ------
+    ValueError
+        If lengths differ or a domain is missing.
+
     Examples
     --------
     >>> from skmft.inspection import TypicalityDisplay
@@ -65,6 +93,7 @@ class TypicalityDisplay(_Display):
 
     def __init__(self, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
         values, labels = np.asarray(typicality, dtype=float), np.asarray(y)
+        _check_lengths("typicality", len(values), y=labels)
         self.classes = np.unique(labels).tolist()
         self.groups: dict[tuple[Any, Any], NDArray[np.float64]] = {}
         for domain, rows in _by_domain(domains, len(values)).items():
@@ -74,19 +103,61 @@ class TypicalityDisplay(_Display):
 
     @classmethod
     def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> TypicalityDisplay:
-        """Score rows against the fitted prototypes (``clf.typicality``) and draw them."""
-        there = clf.domain_column is not None and clf.domain_column in (column_names(X) or [])
-        return cls(clf.typicality(X, y, None if there else domains), y, domains).plot(ax)
+        """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
+
+        Parameters
+        ----------
+        clf : fitted MetaFineTunedClassifier
+            With ``typicality_weighting=True``.
+        X : rows
+            As in `MetaFineTunedClassifier.fit`.
+        y : array-like, shape (n_samples,)
+            Labels among ``clf.classes_``.
+        domains : array-like, shape (n_samples,)
+            An array, also where X has a domain column.
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        TypicalityDisplay
+            Drawn; its axes are in ``ax_``.
+        """
+        return cls(clf.typicality(X, y, None if _has_domains(clf, X) else domains), y, domains).plot(ax)
 
     @classmethod
     def from_predictions(
         cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Any = None
     ) -> TypicalityDisplay:
-        """Draw typicalities that are there already, such as ``clf.typicality_`` of the training rows."""
+        """Draw typicalities that are there already, such as ``clf.typicality_`` of the training rows.
+
+        Parameters
+        ----------
+        typicality : array-like, shape (n_samples,)
+        y, domains : array-like, shape (n_samples,)
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        TypicalityDisplay
+            Drawn; its axes are in ``ax_``.
+        """
         return cls(typicality, y, domains).plot(ax)
 
     def plot(self, ax: Any = None) -> TypicalityDisplay:
-        """Draw onto `ax`, or onto new axes."""
+        """Draw onto `ax`, or onto new axes.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        TypicalityDisplay
+            Itself.
+        """
         ax = _axes(ax, 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains))
         n = len(self.classes)
         for j, label in enumerate(self.classes):
@@ -157,13 +228,20 @@ class DomainScoresDisplay(_Display):
         baselines : mapping of str to array-like, default=None
             Predictions of other models for the same rows.
         ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        DomainScoresDisplay
+            Drawn; its axes are in ``ax_``.
         """
-        alone = X
-        if clf.domain_column is not None:
-            alone = X.copy(deep=False)
-            alone[clf.domain_column] = None
-        passed = {"domains": domains} if clf.domain_column is None else {}
-        predictions = {**(baselines or {}), "meta-learner": clf.predict(alone), "adapted": clf.predict(X, **passed)}
+        there = _has_domains(clf, X)
+        # without its column the estimator has to be told that domains are not known
+        unknown = None if clf.domain_column is None else np.full(len(X), None)
+        texts = [name for name in column_names(X) or [] if name != clf.domain_column]
+        alone = order_columns(X, texts, None) if there else X
+        adapted = clf.predict(X) if there else clf.predict(X, domains=domains)
+        predictions = {**(baselines or {}), "meta-learner": clf.predict(alone, domains=unknown), "adapted": adapted}
         return cls.from_predictions(y, predictions, domains, ax=ax)
 
     @classmethod
@@ -177,19 +255,57 @@ class DomainScoresDisplay(_Display):
         metric_name: str = "accuracy",
         ax: Any = None,
     ) -> DomainScoresDisplay:
-        """Score predictions of several models by `metric` (accuracy by default) in every domain, and draw them."""
+        """Score predictions of several models in every domain, and draw them.
+
+        Parameters
+        ----------
+        y : array-like, shape (n_samples,)
+            True labels.
+        predictions : mapping of str to array-like, shape (n_samples,)
+            Name of a model -> what it predicts.
+        domains : array-like, shape (n_samples,)
+        metric : callable, default=None
+            ``metric(y, y_pred)``, called for each domain; None is accuracy.
+        metric_name : str, default="accuracy"
+            Label of the axis.
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        DomainScoresDisplay
+            Drawn; its axes are in ``ax_``.
+
+        Raises
+        ------
+        ValueError
+            If lengths differ or a domain is missing.
+        """
         from sklearn.metrics import accuracy_score
 
         labels, metric = np.asarray(y), metric or accuracy_score
+        predicted = {name: np.asarray(values) for name, values in predictions.items()}
+        _check_lengths("y", len(labels), **{f"predictions[{name!r}]": values for name, values in predicted.items()})
         rows_of = _by_domain(domains, len(labels))
         scores = {
-            name: [float(metric(labels[rows], np.asarray(values)[rows])) for rows in rows_of.values()]
-            for name, values in predictions.items()
+            name: [float(metric(labels[rows], values[rows])) for rows in rows_of.values()]
+            for name, values in predicted.items()
         }
         return cls(pd.DataFrame(scores, index=pd.Index(list(rows_of), dtype=object)), metric_name).plot(ax)
 
     def plot(self, ax: Any = None) -> DomainScoresDisplay:
-        """Draw onto `ax`, or onto new axes: one row a domain, one mark a model."""
+        """Draw onto `ax`, or onto new axes: one row a domain, one mark a model.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        DomainScoresDisplay
+            Itself.
+        """
         ax = _axes(ax, 6, 1.4 + 0.32 * len(self.scores))
         places = np.arange(len(self.scores))
         ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#dddddd", linewidth=3, zorder=1)
@@ -206,7 +322,7 @@ class DomainScoresDisplay(_Display):
 
 
 class TrainingHistoryDisplay(_Display):
-    """Losses of stage 2 and of every domain's stage 3, by epoch.
+    """Losses by epoch: of stage 2 in one panel, of every domain's stage 3 in another, each on its own scale.
 
     Parameters
     ----------
@@ -221,44 +337,106 @@ class TrainingHistoryDisplay(_Display):
     [0.7, 0.5]
     """
 
+    axes_: NDArray[Any]
+
     def __init__(self, history: Sequence[Mapping[str, Any]]) -> None:
         self.curves: dict[str, list[float]] = {}
+        self._of_domain: dict[str, str] = {}  # curves of stage 3
         for entry in history:
             for key in ("label_loss", "corruption_loss", "contrastive_loss"):
                 if key in entry:
-                    who = "meta-learner" if entry["stage"] == "meta" else str(entry["domain"])
-                    self.curves.setdefault(f"{who}: {key.replace('_', ' ')}", []).append(entry[key])
-        self.n_meta = max((len(c) for name, c in self.curves.items() if name.startswith("meta-learner")), default=0)
+                    meta = entry["stage"] == "meta"
+                    who = "meta-learner" if meta else str(entry["domain"])
+                    name = f"{who}: {key.replace('_', ' ')}"
+                    self.curves.setdefault(name, []).append(entry[key])
+                    if not meta:
+                        self._of_domain[name] = who
 
     @classmethod
     def from_estimator(cls, clf: Any, *, ax: Any = None) -> TrainingHistoryDisplay:
-        """Draw the history of a fitted estimator."""
+        """Draw the history of a fitted estimator.
+
+        Parameters
+        ----------
+        clf : fitted MetaFineTunedClassifier
+        ax : matplotlib axes, array of 2 of them, or None, default=None
+            As in `plot`.
+
+        Returns
+        -------
+        TrainingHistoryDisplay
+            Drawn; its axes are in ``axes_``.
+        """
         return cls(clf.history_).plot(ax)
 
     def plot(self, ax: Any = None) -> TrainingHistoryDisplay:
-        """Draw onto `ax`, or onto new axes; stage 3 follows stage 2."""
-        ax = _axes(ax, 8, 4)
-        adapted = [name for name in self.curves if not name.startswith("meta-learner")]
-        for j, (name, values) in enumerate(self.curves.items()):
-            first = self.n_meta if name in adapted else 0
-            number = adapted.index(name) if name in adapted else j
-            style = {
-                "color": _COLOURS[number % 8],
-                "marker": _MARKERS[number // 8 + 1],
-                "markersize": 3,
-                "linestyle": ":",
-            }
-            if name not in adapted:
-                style = {"color": "black", "marker": ".", "linestyle": "-" if "label" in name else "--"}
-            ax.plot(np.arange(len(values)) + first + 1, values, label=name.removesuffix(": label loss"), **style)
-        if adapted and self.n_meta:
-            ax.axvline(self.n_meta + 0.5, color="#999999", linewidth=1)
-        ax.set(xlabel="epoch (stage 2, then stage 3)", ylabel="loss")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set_ylim(bottom=0)
-        columns = 1 if len(self.curves) <= 14 else 2
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", ncols=columns)
-        return self._drawn(ax)
+        """Draw onto `ax`, or onto new axes: stage 2 to the left, stage 3 to the right.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, array of 2 of them, or None, default=None
+            Axes of stage 2 and of stage 3; the latter are logarithmic where losses are wide apart. Single axes become those of
+            stage 2; where there was a stage 3, new ones for it take the right half of their place. None makes new ones.
+
+        Returns
+        -------
+        TrainingHistoryDisplay
+            Itself; ``axes_`` holds the axes of the stages, ``ax_`` those of stage 2.
+
+        Raises
+        ------
+        ValueError
+            If `ax` has another number of axes.
+        """
+        columns = _legend_columns(len(self._of_domain))
+        axes = np.ravel(_axes(ax, 7 + 2 * columns if self._of_domain else 5, 4))
+        if not 1 <= len(axes) <= 2:
+            raise ValueError(f"ax has {len(axes)} axes; expected one, or 2 (of stage 2 and of stage 3).")
+        if self._of_domain and len(axes) == 1:
+            axes = np.array([axes[0], _right_half(axes[0])])
+        looks = {  # told apart without colours too
+            "label loss": {"color": "black", "linestyle": "-", "marker": "."},
+            "corruption loss": {"color": _COLOURS[5], "linestyle": "--", "marker": "^"},
+            "contrastive loss": {"color": _COLOURS[0], "linestyle": ":", "marker": "s"},
+        }
+        numbers = {name: number for number, name in enumerate(self._of_domain)}
+        for name, values in self.curves.items():
+            epochs = np.arange(len(values)) + 1
+            if name in numbers:
+                label, number = self._of_domain[name], numbers[name]
+                axes[1].plot(epochs, values, label=label, markersize=4, linewidth=1, **_mark(number))
+            else:
+                label = name.removeprefix("meta-learner: ")
+                axes[0].plot(epochs, values, label=label, markersize=4, **looks[label])
+        axes[0].set(xlabel="epoch of stage 2", ylabel="loss")
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+        axes[0].legend(frameon=False, fontsize="small", **above)
+        if self._of_domain:
+            axes[1].set(xlabel="epoch of stage 3")
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+            axes[1].legend(frameon=False, fontsize="small", title="domain", ncols=columns, **beside)
+        for one in axes:
+            one.xaxis.get_major_locator().set_params(integer=True)
+            one.set_ylim(bottom=0)
+        losses = [loss for name in self._of_domain for loss in self.curves[name]]
+        if losses and max(losses) > 10 * min(losses) > 0:
+            axes[1].set(yscale="log", ylabel="loss, logarithmic")
+            axes[1].autoscale(axis="y")
+        self.axes_ = axes
+        return self._drawn(axes[0])
+
+
+def _right_half(ax: Any) -> Any:
+    """New axes in the right half of the place of `ax`, which keeps the left one."""
+    place = ax.get_subplotspec()
+    if place is not None:
+        between = None if ax.figure.get_layout_engine() else 0.4  # a layout makes room for labels itself
+        left, right = place.subgridspec(1, 2, wspace=between)
+        ax.set_subplotspec(left)
+        return ax.figure.add_subplot(right)
+    x, y, width, height = ax.get_position().bounds
+    ax.set_position([x, y, 0.42 * width, height])
+    return ax.figure.add_axes([x + 0.58 * width, y, 0.42 * width, height])
 
 
 class CorruptionCurveDisplay(_Display):
@@ -268,9 +446,15 @@ class CorruptionCurveDisplay(_Display):
     ----------
     weights : array-like, shape (n_weights,)
     score, score_std : array-like, shape (n_weights,)
+        A score and, unless None, its standard deviation.
     invariance, invariance_std : array-like, shape (n_weights,), default=None
         `skmft.metrics.domain_invariance_score` of embeddings.
     score_name : str, default="score"
+
+    Raises
+    ------
+    ValueError
+        If lengths differ.
 
     Examples
     --------
@@ -293,12 +477,16 @@ class CorruptionCurveDisplay(_Display):
     ) -> None:
         order = np.argsort(np.asarray(weights, dtype=float))
 
-        def sorted_(values: ArrayLike | None) -> Any:
-            return None if values is None else np.asarray(values, dtype=float)[order]
+        def sorted_(name: str, values: ArrayLike | None) -> Any:
+            if values is None:
+                return None
+            array = np.asarray(values, dtype=float)
+            _check_lengths("weights", len(order), **{name: array})
+            return array[order]
 
-        self.weights, self.score, self.score_std = sorted_(weights), sorted_(score), sorted_(score_std)
-        self.invariance, self.invariance_std = sorted_(invariance), sorted_(invariance_std)
-        self.score_name = score_name
+        self.weights, self.score = sorted_("weights", weights), sorted_("score", score)
+        self.score_std, self.invariance = sorted_("score_std", score_std), sorted_("invariance", invariance)
+        self.invariance_std, self.score_name = sorted_("invariance_std", invariance_std), score_name
 
     @classmethod
     def from_cv_results(
@@ -312,18 +500,30 @@ class CorruptionCurveDisplay(_Display):
     ) -> CorruptionCurveDisplay:
         """Draw a search's ``cv_results_``; of candidates that share a weight the one of the best score is drawn.
 
+        Candidates without a score, whose fits failed, are left out, and a weight with them that has no other.
+
         Parameters
         ----------
         cv_results : mapping
+            Names of columns -> a value of every candidate.
         param : str, default="corruption_weight"
             The parameter's name in the search, such as ``"mft__corruption_weight"`` in a pipeline.
-        score, invariance : str
-            Names of scorers, as in ``mean_test_<name>``.
+        score : str, default="score"
+            Name of a scorer, as in ``mean_test_<name>``.
+        invariance : str, default=None
+            Name of a second scorer, of `skmft.metrics.domain_invariance_score`.
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        CorruptionCurveDisplay
+            Drawn; its axes are in ``ax_``.
 
         Raises
         ------
         ValueError
-            If the results have no such parameter or scorer.
+            If the results have no such parameter or scorer, or no candidate has a score.
         """
         if hasattr(cv_results, "cv_results_"):
             raise ValueError(f"cv_results is a {type(cv_results).__name__}; pass its cv_results_.")
@@ -332,13 +532,30 @@ class CorruptionCurveDisplay(_Display):
         if missing:
             raise ValueError(f"cv_results has no {missing}; it has {sorted(cv_results)}.")
         frame = pd.DataFrame({k: list(v) for k, v in cv_results.items() if k != "params"})
-        frame["weight"] = frame[f"param_{param}"].astype(float)
-        best = frame.loc[frame.groupby("weight")[f"mean_test_{score}"].idxmax()]  # over the other parameters
+        scored = frame[frame[f"mean_test_{score}"].notna()]
+        if scored.empty:
+            raise ValueError(
+                f"cv_results has no number in mean_test_{score}: each of the {len(frame)} candidates failed to fit or to be "
+                "scored; expected one that did not. Search with error_score='raise' to see why."
+            )
+        scored = scored.assign(weight=scored[f"param_{param}"].astype(float))
+        best = scored.loc[scored.groupby("weight")[f"mean_test_{score}"].idxmax()]  # over the other parameters
         probe, spread = (best[f"{s}_test_{invariance}"] if invariance else None for s in ("mean", "std"))
         return cls(best["weight"], best[f"mean_test_{score}"], best[f"std_test_{score}"], probe, spread, score).plot(ax)
 
     def plot(self, ax: Any = None) -> CorruptionCurveDisplay:
-        """Draw onto `ax`, or onto new axes; weights are spaced evenly."""
+        """Draw onto `ax`, or onto new axes; weights are spaced evenly.
+
+        Parameters
+        ----------
+        ax : matplotlib axes, default=None
+            None makes new ones.
+
+        Returns
+        -------
+        CorruptionCurveDisplay
+            Itself.
+        """
         ax = _axes(ax, 6, 3.8)
         places = np.arange(len(self.weights))
         spread = self.score_std if self.score_std is not None else np.zeros_like(self.score)
@@ -374,6 +591,11 @@ class EmbeddingDisplay(_Display):
         Embeddings by the pre-trained encoder and by the meta-learner.
     y, domains : array-like, shape (n_samples,)
 
+    Raises
+    ------
+    ValueError
+        If lengths differ.
+
     Examples
     --------
     >>> import numpy as np
@@ -390,10 +612,27 @@ class EmbeddingDisplay(_Display):
             PCA(2, random_state=0).set_output(transform="default").fit_transform(np.asarray(e)) for e in (before, after)
         )
         self.y, self.domains = np.asarray(y), np.asarray(domains)
+        _check_lengths("before", len(self.before), after=self.after, y=self.y, domains=self.domains)
 
     @classmethod
     def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> EmbeddingDisplay:
-        """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them."""
+        """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
+
+        Parameters
+        ----------
+        clf : fitted MetaFineTunedClassifier
+        X : rows
+            As in `MetaFineTunedClassifier.fit`; a domain column is not read.
+        y, domains : array-like, shape (n_samples,)
+            What the points are coloured by.
+        ax : array of 4 matplotlib axes, default=None
+            As in `plot`.
+
+        Returns
+        -------
+        EmbeddingDisplay
+            Drawn; the first of its axes is in ``ax_``.
+        """
         return cls(clf._embed_pretrained(X), clf.transform(X), y, domains).plot(ax)
 
     def plot(self, ax: Any = None) -> EmbeddingDisplay:
@@ -403,24 +642,40 @@ class EmbeddingDisplay(_Display):
         ----------
         ax : array of 4 matplotlib axes, default=None
             Before by class, after by class, before by domain, after by domain.
+
+        Returns
+        -------
+        EmbeddingDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `ax` has another number of axes.
         """
         if ax is None:
             _axes(True, 1, 1)  # matplotlib must be there
             import matplotlib.pyplot as plt
 
-            _, ax = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
+            most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
+            _, ax = plt.subplots(2, 2, figsize=(8.5 + 1.5 * _legend_columns(most), 8), layout="constrained")
         axes = np.ravel(ax)
         if len(axes) != 4:
             raise ValueError(f"ax has {len(axes)} axes; expected 4 (before and after, by class and by domain).")
+        shuffled = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
         for k, (points, title) in enumerate(((self.before, "pre-trained"), (self.after, "meta-learner")) * 2):
             values, what = (self.y, "class") if k < 2 else (self.domains, "domain")
-            for j, name in enumerate(np.unique(values).tolist()):
-                rows = values == name
-                style = {"color": _COLOURS[j % 8], "marker": _MARKERS[j // 8 + (0 if what == "class" else 1)]}
-                axes[k].scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, label=str(name), **style)
+            names, numbers = np.unique(values, return_inverse=True)
+            marks = [_mark(j, 0 if what == "class" else 1) for j in range(len(names))]
+            for marker in dict.fromkeys(mark["marker"] for mark in marks):
+                rows = [i for i in shuffled if marks[numbers[i]]["marker"] == marker]
+                colours = [marks[number]["color"] for number in numbers[rows]]
+                axes[k].scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, marker=marker, c=colours)
+            for name, mark in zip(names.tolist(), marks):
+                axes[k].scatter([], [], s=28, linewidths=0, label=str(name), **mark)
             axes[k].set(title=f"{title}, by {what}", xticks=[], yticks=[])
             if k % 2:
-                columns = 1 if len(np.unique(values)) <= 12 else 2
+                columns = _legend_columns(len(names))
                 axes[k].legend(
                     loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", ncols=columns
                 )
@@ -437,8 +692,9 @@ def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd
     clf : fitted MetaFineTunedClassifier
         With ``typicality_weighting=True``.
     X : rows
-        As in `MetaFineTunedClassifier.fit`, without a domain column.
+        As in `MetaFineTunedClassifier.fit`.
     y, domains : array-like, shape (n_samples,)
+        `domains` is not read where X has a domain column.
 
     Returns
     -------

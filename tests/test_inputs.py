@@ -329,3 +329,28 @@ def test_integer_domains_that_pandas_made_floats(make, data):
 def test_forms_without_an_order_or_names(X, error, expected):
     with pytest.raises(error, match=expected):
         read_texts(X)
+
+
+def test_float_domains_are_told_the_type_that_matches(make, data):
+    """Whole numbers became float on the way, say in a merge; as str, "1.0", they would match no domain that is an int."""
+    X, y, d = data
+    numbers = (d == "books").astype(int)
+    floats = numbers.astype(float)
+    clf = make(meta_epochs=1).fit(X, y, domains=numbers)
+    for given in (floats, floats.tolist(), pd.Series(floats), floats.astype(np.float32).astype(object)):
+        text = message(lambda given=given: clf.predict(X, domains=given))
+        assert text.startswith("domains: row 0 is ") and text.endswith(
+            "expected str, int or bool. Convert with astype(int)."
+        )
+    np.testing.assert_array_equal(clf.predict(X, domains=floats.astype(int)), clf.predict(X, domains=numbers))
+    assert message(lambda: clf.predict(X, domains=floats + 0.5)).endswith("Give the names that fit got.")
+    assert message(lambda: clf.fit(X, y, domains=floats)).endswith("Convert with astype(int).")
+    assert message(lambda: clf.fit(X, y, domains=floats + 0.5)).endswith("Convert with astype(str).")
+
+
+def test_bool_domains_name_the_integers_that_they_equal(make, data):
+    """True == 1, and `adapt` lets no domain of one kind stand beside an equal one of the other."""
+    X, y, d = data
+    clf = make(meta_epochs=1).fit(X, y, domains=(d == "books").astype(int))
+    np.testing.assert_array_equal(clf.predict_proba(X, d == "books"), clf.predict_proba(X, (d == "books").astype(int)))
+    assert "domain=True equals the known domain 1" in message(lambda: clf.adapt(X, y, domain=True))

@@ -1,9 +1,11 @@
 import builtins
 import itertools
 
+import datasets
 import matplotlib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sklearn
 from conftest import make_texts
@@ -30,18 +32,24 @@ def pyplot():
 
 
 def no_overlap(display):
-    """No two tick labels of an axis, nor the labels of the axes, lie over one another."""
+    """Tick labels do not lie over one another; legends lie in the figure, and over no axes and no label of any axes."""
     figure = display.figure_
     figure.canvas.draw()
+    taken = []
     for ax in figure.axes:
+        titles = [text for text in (ax.title, ax.xaxis.label, ax.yaxis.label) if text.get_text()]
+        taken += [thing.get_window_extent() for thing in (ax, *titles)]
         for axis in (ax.xaxis, ax.yaxis):
-            boxes = [t.get_window_extent() for t in axis.get_ticklabels() if t.get_text() and t.get_visible()]
+            low, high = sorted(axis.get_view_interval())
+            there = [t for p, t in zip(axis.get_ticklocs(), axis.get_ticklabels()) if low <= p <= high and t.get_text()]
+            boxes = [label.get_window_extent() for label in there]
+            taken += boxes
             for one, other in itertools.pairwise(boxes):
                 assert not one.overlaps(other)
-        for legend in filter(None, [ax.get_legend()]):
-            box = legend.get_window_extent()
-            assert not box.overlaps(ax.get_window_extent()) or box.y0 >= ax.get_window_extent().y1
-            assert box.x1 <= figure.bbox.x1 + 1 and box.y0 >= figure.bbox.y0 - 1
+    boxes = [ax.get_legend().get_window_extent() for ax in figure.axes if ax.get_legend()]
+    for i, box in enumerate(boxes):
+        assert box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1 and min(box.x0, box.y0) >= -1
+        assert not any(box.overlaps(other) for other in (*taken, *boxes[:i]))
 
 
 def many(n_domains, n=400, seed=0):
@@ -51,15 +59,20 @@ def many(n_domains, n=400, seed=0):
     return rng, y, d
 
 
+def history_of(domains):
+    history = [
+        {"stage": "meta", "label_loss": 1 / e, "corruption_loss": 2.7, "contrastive_loss": 2} for e in range(1, 9)
+    ]
+    return history + [{"stage": "adaptation", "domain": k, "label_loss": 0.01 / e} for k in domains for e in (1, 2)]
+
+
 @pytest.mark.parametrize("n_domains", [2, 16])
 def test_all_displays_are_readable(n_domains):
     rng, y, d = many(n_domains)
     no_overlap(TypicalityDisplay.from_predictions(rng.normal(0.7, 0.1, len(y)), y, d))
     predictions = {name: rng.choice(np.unique(y), len(y)) for name in ("baseline", "meta-learner", "adapted")}
     no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d))
-    history = [{"stage": "meta", "label_loss": 1 / e, "corruption_loss": 0.7} for e in range(1, 9)]
-    history += [{"stage": "adaptation", "domain": k, "label_loss": 0.1 / e} for k in np.unique(d) for e in (1, 2)]
-    no_overlap(TrainingHistoryDisplay(history).plot())
+    no_overlap(TrainingHistoryDisplay(history_of(np.unique(d))).plot())
     no_overlap(EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), y, d).plot())
 
 
@@ -200,3 +213,108 @@ def test_embeddings_whatever_scikit_learn_is_told_to_give(fitted, data, pyplot):
     with sklearn.config_context(transform_output="pandas"):
         display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
     assert isinstance(display.before, np.ndarray)
+
+
+def test_more_domains_than_pairs_of_colour_and_marker():
+    rng, y, d = many(70)
+    history = TrainingHistoryDisplay(history_of(np.unique(d))).plot()
+    no_overlap(history)
+    assert len({(line.get_color(), line.get_marker()) for line in history.axes_[1].get_lines()}) == 64
+    no_overlap(EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), y, d).plot())
+    EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), np.arange(400) % 70, y).plot()
+
+
+@pytest.mark.parametrize("n_domains", [2, 16])
+def test_both_stages_of_the_history_fill_their_panels(n_domains):
+    """The losses of stage 3 are a hundredth of those of stage 2, and none of them lies on the axis."""
+    display = TrainingHistoryDisplay(history_of([f"domain {i}" for i in range(n_domains)])).plot()
+    for ax, n_curves in zip(display.axes_, (3, n_domains)):
+        assert len(ax.get_lines()) == n_curves
+        low, high = ax.get_ylim()
+        values = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+        assert low == 0 and values.max() > 0.9 * high
+    apart = [*history_of(["books"]), {"stage": "adaptation", "domain": "dvd", "label_loss": 1}]
+    display_apart = TrainingHistoryDisplay(apart).plot()
+    assert [ax.get_yscale() for ax in display_apart.axes_] == ["linear", "log"] and display_apart.axes_[1].get_ylim()[
+        0
+    ] > 0.001
+    no_overlap(display_apart)
+    looks = [(line.get_linestyle(), line.get_marker()) for line in display.axes_[0].get_lines()]
+    assert len(set(looks)) == 3
+
+
+def test_history_on_axes_that_are_there(pyplot):
+    display = TrainingHistoryDisplay(history_of(["books", "dvd"]))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(14, 4), layout="constrained")
+    whole = right.get_position()
+    assert display.plot(right).ax_ is right  # single axes share their place with new ones
+    no_overlap(display)
+    stage_3 = display.axes_[1]
+    assert display.axes_[0] is right and stage_3 in figure.axes and len(stage_3.get_lines()) == 2
+    assert left.get_position().x1 < right.get_position().x0 and right.get_position().x1 < stage_3.get_position().x0
+    free = pyplot.figure().add_axes(whole)
+    display.plot(ax=free)
+    assert free.get_position().x1 < display.axes_[1].get_position().x0 < whole.x1
+    _, two = pyplot.subplots(2, 1)
+    assert display.plot(two).axes_.tolist() == two.tolist()
+    with pytest.raises(ValueError, match=r"ax has 3 axes; expected one, or 2 \(of stage 2 and of stage 3\)"):
+        display.plot(pyplot.subplots(3)[1])
+
+
+def test_history_without_stage_3(make, data, pyplot):
+    X, y, d = data
+    clf = make(meta_epochs=1, adaptation=None).fit(X, y, domains=d)
+    _, ax = pyplot.subplots()
+    display = TrainingHistoryDisplay.from_estimator(clf, ax=ax)
+    assert display.axes_.tolist() == [ax] and display.figure_.axes == [ax]
+
+
+def test_domains_beside_X_where_the_estimator_reads_a_column(make, data, monkeypatch):
+    """Whatever of the forms that `predict` takes X has, the rows get the same answers."""
+    X, y, d = data
+    whole = {"text": X, "domain": d.tolist()}
+    frame = pd.DataFrame(whole)
+    clf = make(domain_column="domain", meta_epochs=1).fit(frame, y)
+    adapted, meta_learner = clf.predict(frame), clf.predict(X, domains=[None] * len(X))
+    assert (adapted != meta_learner).any()
+    typicality = TypicalityDisplay.from_estimator(clf, frame, y, d).groups
+    monkeypatch.setattr(
+        DomainScoresDisplay, "from_predictions", classmethod(lambda cls, y, predictions, domains, ax: predictions)
+    )
+    forms = (X, frame[["text"]], frame, frame.assign(more="x"), datasets.Dataset.from_dict(whole), pa.table(whole))
+    for form in forms:
+        got = DomainScoresDisplay.from_estimator(clf, form, y, d)
+        np.testing.assert_array_equal(got["adapted"], adapted)
+        np.testing.assert_array_equal(got["meta-learner"], meta_learner)
+        groups = TypicalityDisplay.from_estimator(clf, form, y, d).groups
+        assert all(np.array_equal(groups[cell], values) for cell, values in typicality.items())
+    assert list(frame) == ["text", "domain"] and frame["domain"].tolist() == d.tolist()
+
+
+def test_candidates_that_failed_are_left_out():
+    results = {
+        "param_corruption_weight": [0, 0.1, 1, 1],
+        "mean_test_score": [0.7, np.nan, np.nan, 0.8],
+        "std_test_score": [0.1, np.nan, np.nan, 0.2],
+    }
+    display = CorruptionCurveDisplay.from_cv_results(results)
+    assert display.weights.tolist() == [0, 1] and display.score.tolist() == [0.7, 0.8]
+    results["mean_test_score"] = [np.nan] * 4
+    with pytest.raises(ValueError, match="no number in mean_test_score: each of the 4 candidates failed"):
+        CorruptionCurveDisplay.from_cv_results(results)
+
+
+def test_lengths_that_differ():
+    long = [0, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"y has shape \(3,\), but typicality has 2 rows; expected one a row of typicality"
+    ):
+        TypicalityDisplay([0.5, 0.6], long, ["books", "dvd"])
+    with pytest.raises(ValueError, match=r"domains has shape \(3,\)"):
+        TypicalityDisplay.from_predictions([0.5, 0.6], [0, 1], ["books", "dvd", "dvd"])
+    with pytest.raises(ValueError, match=r"predictions\['all'\] has shape \(3,\), but y has 2 rows"):
+        DomainScoresDisplay.from_predictions([0, 1], {"all": long}, ["books", "dvd"])
+    with pytest.raises(ValueError, match=r"y has shape \(3,\), but before has 2 rows"):
+        EmbeddingDisplay(np.eye(2), np.eye(2), long, ["books", "dvd"])
+    with pytest.raises(ValueError, match=r"score_std has shape \(3,\), but weights has 2 rows"):
+        CorruptionCurveDisplay([0, 1], [0.5, 0.6], [0.1, 0.1, 0.1])
