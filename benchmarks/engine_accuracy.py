@@ -6,6 +6,7 @@ Both are scored on the same rows: the frozen test rows and a further sample of t
 One JSON file a cell (rows a domain x seed); finished cells are skipped.
 
     python benchmarks/engine_accuracy.py           # runs what is missing, writes results/engine_accuracy.md
+    python benchmarks/engine_accuracy.py --verify  # the engine's half of the cells again: the same accuracies?
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,6 +29,7 @@ import transformers
 from scipy import stats
 from tasks import CODE, HERE, draw, machine, paper, split
 
+from skmft import MetaFineTunedClassifier
 from skmft.corruption import CorruptionHead, MetaFineTuningLoss
 from skmft.networks import DEFAULT_MODEL, TextClassifier, find_encoder, load_tokenizer, pool
 from skmft.stages import META_EPOCHS
@@ -95,13 +98,33 @@ def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.nda
     return classes[torch.cat(logits).argmax(1).numpy()]
 
 
-def cell(shots: int, seed: int) -> dict[str, Any]:
+def rows(shots: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training rows, and those that both are scored on."""
     pool_, frozen = split("amazon")
     train, rest = draw(pool_, shots, seed)
     extra = rest.groupby("domain").sample(EXTRA_PER_DOMAIN, random_state=seed)
-    test = pd.concat([frozen, extra], ignore_index=True)
+    return train, pd.concat([frozen, extra], ignore_index=True)
+
+
+def engine(train: pd.DataFrame, seed: int) -> MetaFineTunedClassifier:
+    return paper(adaptation=None, random_state=seed).fit(train["text"], train["y"], domains=train["domain"])
+
+
+def verify(shots: int, seed: int) -> bool:
+    """Whether today's engine has the accuracy of the cell, to the last digit; the plain loop is not run."""
+    then = json.loads((CELLS / f"{shots}-{seed}.json").read_text())
+    train, test = rows(shots, seed)
+    now = float((engine(train, seed).predict(test["text"]) == test["y"]).mean())
+    same = now == then["accuracy"]["fast"]
+    word = "the same" if same else "DIFFERENT"
+    print(f"{shots}-{seed}: {word}, {now} (code {CODE}; machine then {then['machine']})", flush=True)
+    return same
+
+
+def cell(shots: int, seed: int) -> dict[str, Any]:
+    train, test = rows(shots, seed)
     start = time.perf_counter()
-    fast = paper(adaptation=None, random_state=seed).fit(train["text"], train["y"], domains=train["domain"])
+    fast = engine(train, seed)
     predicted = {"fast": fast.predict(test["text"])}
     middle = time.perf_counter()
     predicted["plain"] = plain_predictions(train, test["text"].tolist(), seed)
@@ -163,8 +186,14 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--only", type=int, nargs="+", help="run these seeds only (to share the work among processes)")
+    parser.add_argument(
+        "--verify", action="store_true", help="run the engine's half of finished cells again and compare"
+    )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    if args.verify:
+        cells = [(shots, seed) for seed in args.only or range(args.seeds) for shots in args.shots]
+        sys.exit(not all([verify(*c) for c in cells if (CELLS / f"{c[0]}-{c[1]}.json").exists()]))
     CELLS.mkdir(parents=True, exist_ok=True)
     for seed in args.only or range(args.seeds):
         for shots in args.shots:
