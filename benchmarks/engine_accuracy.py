@@ -192,8 +192,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     if args.verify:
-        cells = [(shots, seed) for seed in args.only or range(args.seeds) for shots in args.shots]
-        sys.exit(not all([verify(*c) for c in cells if (CELLS / f"{c[0]}-{c[1]}.json").exists()]))
+        named = [tuple(map(int, path.stem.split("-"))) for path in sorted(CELLS.glob("*.json"))]
+        same = [verify(*c) for c in named if c[0] in args.shots and (not args.only or c[1] in args.only)]
+        sys.exit(0 if same and all(same) else 1)
     CELLS.mkdir(parents=True, exist_ok=True)
     for seed in args.only or range(args.seeds):
         for shots in args.shots:
