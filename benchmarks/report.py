@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from few_shot import CELLS, METHODS, NAMES, SETFIT_STEPS, SHOTS, applies
+from few_shot import CELLS, METHODS, NAMES, SETFIT_STEPS, SHOTS, applies, digest
 from scipy import stats
-from tasks import HERE
+from tasks import HERE, clusters, split
 
 OURS = ("adapted", "meta")
 COMPARED = (*OURS, "paper_adapted")  # a section of differences each
@@ -130,11 +130,14 @@ def _rng(*key: str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32("/".join(key).encode()), 20201116])
 
 
-def resample_rows(scores: Scores) -> dict[tuple[Column, str, int], np.ndarray]:
+Clusters = dict[str, dict[str, np.ndarray]]  # by source and domain, of the test rows in the order of their hashes
+
+
+def resample_rows(scores: Scores, together: Clusters | None = None) -> dict[tuple[Column, str, int], np.ndarray]:
     """Accuracy of every score under resampled test rows, each of shape (REPLICATES,): the mean over domains.
 
-    The rows of a domain are drawn with replacement, in a replicate the same ones for all methods, shots and seeds that are
-    scored on them.
+    The clusters of a domain's rows (each row is one, where none are given) are drawn with replacement, in a replicate the same
+    ones for all methods, shots and seeds that are scored on them.
     """
     on: dict[str, list[tuple[tuple[Column, str, int], Score]]] = defaultdict(list)
     for column, methods in scores.items():
@@ -147,11 +150,34 @@ def resample_rows(scores: Scores) -> dict[tuple[Column, str, int], np.ndarray]:
         total = np.zeros((REPLICATES, len(entries)))
         for domain in domains:
             right = np.stack([score.correct[domain] for _, score in entries], axis=1).astype(np.float64)
-            n = len(right)
-            counts = _rng("rows", source, domain).multinomial(n, np.full(n, 1 / n), size=REPLICATES)
-            total += counts @ right / n
+            own = together[source][domain] if together else np.arange(len(right))
+            sizes = np.bincount(own)
+            sums = np.zeros((len(sizes), len(entries)))
+            np.add.at(sums, own, right)
+            counts = _rng("rows", source, domain).multinomial(
+                len(sizes), np.full(len(sizes), 1 / len(sizes)), size=REPLICATES
+            )
+            total += counts @ sums / (counts @ sizes)[:, None]
         out.update({key: total[:, i] / len(domains) for i, (key, _) in enumerate(entries)})
     return out
+
+
+def find_clusters(cells: list[dict[str, Any]]) -> Clusters:
+    """Of all test rows that these cells were scored on.
+
+    Raises
+    ------
+    ValueError
+        If the data at hand has other test rows.
+    """
+    found = {}
+    for source, test_hash in sorted({(cell["source"], cell["test_hash"]) for cell in cells}):
+        test = split(source)[1].sort_values("hash", ignore_index=True)
+        if digest(test["hash"]) != test_hash:
+            raise ValueError(f"the cells of {source!r} were scored on other test rows than those of the data at hand")
+        by_domain = clusters(source, test).groupby(test["domain"])
+        found[source] = {domain: pd.factorize(own)[0] for domain, own in by_domain}
+    return found
 
 
 def resample_seeds(column: Column, seeds: Sequence[int], values: np.ndarray) -> np.ndarray:
@@ -182,13 +208,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted[np.argsort(order, kind="stable")]
 
 
-def compare(scores: Scores, ours: str) -> pd.DataFrame:
+def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.DataFrame:
     """`ours` less every other method, in points: a row for each task, shots and method, and for each method over all.
 
     "Over all" is the mean over tasks of the mean over their shot counts, where both have cells. Holm's adjustment is over
     all rows of this frame.
     """
-    resampled = resample_rows(scores)
+    resampled = resample_rows(scores, together)
     rows, drawn = [], defaultdict(lambda: defaultdict(list))
     for column, methods in scores.items():
         for other in methods:
@@ -287,8 +313,8 @@ def by_domain(scores: Scores) -> list[str]:
     return lines
 
 
-def differences(scores: Scores, ours: str) -> list[str]:
-    frame = compare(scores, ours)
+def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
+    frame = compare(scores, ours, together)
     if not len(frame):
         return []
     columns = [*scores, ALL]
@@ -363,7 +389,9 @@ def missing(scores: Scores, shots: dict[str, Sequence[str]], seeds: Sequence[int
     return lines
 
 
-def report(scores: Scores, cells: list[dict[str, Any]], args: argparse.Namespace, command: str) -> str:
+def report(
+    scores: Scores, cells: list[dict[str, Any]], together: Clusters, args: argparse.Namespace, command: str
+) -> str:
     seeds = sorted({cell["seed"] for cell in cells})
     machines = sorted({cell["machine"] for cell in cells})
     found = sorted({f"{k} {v}" for cell in cells for k, v in cell["versions"].items()})
@@ -390,9 +418,9 @@ def report(scores: Scores, cells: list[dict[str, Any]], args: argparse.Namespace
         "",
         "Accuracy in percent, the mean over domains; ± is half of the 95% t interval over seeds. Differences are paired, in "
         f"points; [ ] is a 95% interval by {REPLICATES:,} bootstrap replicates that draw seeds and, the same for all "
-        "methods, test rows anew; what the draw of seeds changes is widened to a t distribution of as many seeds. Rows are "
-        "drawn one by one, though some are alike (737 of the 1,995 of inference share a premise; in about half of the "
-        "hypernyms of a split the second term is one of five). **Bold**: p below 0.05, by the same replicates, after Holm's "
+        "methods, test rows anew; what the draw of seeds changes is widened to a t distribution of as many seeds. Rows of "
+        "inference that share a premise are drawn together, and rows of hypernyms that share their second term (in about half "
+        "of a split's it is one of five). **Bold**: p below 0.05, by the same replicates, after Holm's "
         f"adjustment over all comparisons of the section, and at least {FEWEST_SEEDS} seeds. The details also give the t "
         "interval over seeds alone. Wins, ties and losses count the domains of all seeds. `all`: the mean over tasks, of each "
         "over its shots.",
@@ -405,7 +433,7 @@ def report(scores: Scores, cells: list[dict[str, Any]], args: argparse.Namespace
         *overview(scores),
     ]
     for ours in COMPARED:
-        lines += differences(scores, ours)
+        lines += differences(scores, ours, together)
     lines += ["", "## By domain", *by_domain(scores)]
     shots = {t: [str(s) for s in SHOTS[t] if not args.shots or str(s) in args.shots] for t in SHOTS}
     lines += ["", "## Missing", "", f"Of the full grid of these shots and {len(seeds)} seeds:", ""]
@@ -477,7 +505,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.cells} has no cells; run few_shot.py first", file=sys.stderr)
         return 1
     given = sys.argv[1:] if argv is None else argv
-    text = report(scores, cells, args, " ".join(["python benchmarks/report.py", *given]))
+    text = report(scores, cells, find_clusters(cells), args, " ".join(["python benchmarks/report.py", *given]))
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{args.name}.md").write_text(text.replace("(few_shot.png)", f"({args.name}.png)"))
     if args.figure:

@@ -127,6 +127,11 @@ def without_terms_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     return rows[~rows["text"].str.casefold().isin(terms) & ~rows["text2"].str.casefold().isin(terms)]
 
 
+def clusters(task: str, rows: pd.DataFrame) -> pd.Series:
+    """What makes rows alike, so that they are resampled together: of term pairs the second term, else the group."""
+    return rows["text2"].str.casefold() if _parse(task)[0] == "hypernyms" else rows["group"]
+
+
 def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Few-shot training rows, and the rows of the pool that share no group with them.
 

@@ -228,13 +228,16 @@ def test_t_interval_by_hand(modules):
     assert np.isnan(report.half_interval([1.0]))
 
 
-def test_bootstrap_is_the_plain_one(modules, tmp_path):
-    """Intervals agree with a loop that draws seeds and, shared by both methods and all seeds, rows."""
+@pytest.mark.parametrize("size", [1, 4])
+def test_bootstrap_is_the_plain_one(modules, tmp_path, size):
+    """Intervals agree with a loop that draws seeds and, shared by both methods and all seeds, rows or clusters of rows."""
     _, report = modules
     write_cells(tmp_path, CHANCE, shots=(16,))
     scores, _ = report.read(tmp_path)
     column = report.Column("amazon", "16")
-    frame = report.compare(scores, "adapted")
+    members = [np.arange(0, 8), *np.arange(8, 40).reshape(-1, size)] if size > 1 else np.arange(40)[:, None]
+    together = np.concatenate([np.full(len(m), i) for i, m in enumerate(members)])
+    frame = report.compare(scores, "adapted", {"amazon": dict.fromkeys("ab", together)} if size > 1 else None)
     frame = frame[frame["column"] == column].set_index("other")
     for other in ("mix", "single"):
         got = frame.loc[other]
@@ -242,7 +245,9 @@ def test_bootstrap_is_the_plain_one(modules, tmp_path):
         rng, drawn = np.random.default_rng(5), []
         wider = 3.182446 / 1.959964 * (4 / 3) ** 0.5  # of 4 seeds: Student's t, and the variance of a sample
         for _ in range(4000):
-            rows = {d: rng.integers(40, size=40) for d in ("a", "b")}
+            rows = {
+                d: np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]) for d in "ab"
+            }
             change = np.array(
                 [np.mean([a[s].correct[d][rows[d]].mean() - b[s].correct[d][rows[d]].mean() for d in rows]) for s in a]
             )
@@ -258,6 +263,23 @@ def test_bootstrap_is_the_plain_one(modules, tmp_path):
     np.testing.assert_allclose(frame["holm"], expected)
     frame = frame[frame["column"] == column].set_index("other")
     assert frame.loc["single", "holm"] < frame.loc["mix", "holm"]
+
+
+def test_clusters_are_those_of_the_rows_that_were_scored(modules, monkeypatch):
+    few_shot, report = modules
+    test = pd.DataFrame({"text": list("abcd"), "text2": ["Tree", "fish", "tree", "tree"], "group": [7, 8, 7, 9]})
+    test = test.assign(y="other", domain=["x", "x", "x", "z"], hash=["3", "2", "1", "0"])
+    monkeypatch.setattr(report, "split", lambda source: (None, test))
+    cells = [{"source": s, "test_hash": few_shot.digest(test["hash"].sort_values())} for s in ("hypernyms 2", "mnli")]
+    found = report.find_clusters(cells)
+    assert {s: {d: v.tolist() for d, v in by.items()} for s, by in found.items()} == {
+        "hypernyms 2": {"x": [0, 1, 0], "z": [0]},
+        "mnli": {"x": [0, 1, 0], "z": [0]},
+    }
+    test["group"] = range(4)
+    assert report.find_clusters(cells)["mnli"]["x"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="other test rows"):
+        report.find_clusters([{"source": "mnli", "test_hash": "0"}])
 
 
 @pytest.mark.parametrize("n", [3, 5, 8])
@@ -318,6 +340,7 @@ def test_report_is_deterministic_and_complete(modules, tmp_path, monkeypatch, ca
     _, report = modules
     monkeypatch.setattr(report, "HERE", tmp_path)
     monkeypatch.setattr(report, "REPLICATES", 500)
+    monkeypatch.setattr(report, "find_clusters", lambda cells: {"amazon": dict.fromkeys("ab", np.arange(40) // 2)})
     write_cells(tmp_path / "cells", CHANCE)
     (tmp_path / "cells" / "amazon-64-single-3.json").unlink()
     made = []
