@@ -74,7 +74,7 @@ _PARAMETERS = """Parameters
     random_state : int, RandomState instance or None, default=None
         Seeds heads, order and dropout.
     verbose : int, default=0
-        1 shows a bar a training; 2 adds skorch's own messages.
+        1 shows the parameters that are not the defaults, and a bar a training; 2 adds skorch's own messages.
     domain_column : str or int, default=None
         Column of a DataFrame X that holds the domain.
     unknown_domain : {"ignore", "error"}, default="ignore"
@@ -255,7 +255,7 @@ class _Baseline(ClassifierMixin, BaseEstimator):
                 )
             domains = "all"
         own_tensors: dict[Any, Mapping[str, torch.Tensor]] = {}
-        clf._fit(X, y, domains, sample_weight, partial(self._stage_2, own_tensors))
+        clf._fit(X, y, domains, sample_weight, partial(self._stage_2, own_tensors), self)
         clf.adapted_weights_ = own_tensors
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)

@@ -182,7 +182,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Seeds heads, order, dropout, corrupted labels, k-means and which rows a linear probe reads. The same int gives the same
         model, bit for bit, on the same CPU with the same number of threads.
     verbose : int, default=0
-        1 shows a bar a stage and a line an adapted domain; 2 adds skorch's own messages.
+        1 shows the parameters that are not the defaults (in a search, those of the candidate), a bar a stage and a line an
+        adapted domain; 2 adds skorch's own messages.
     domain_column : str or int, default=None
         Column of a DataFrame X that holds the domain. In this form domains pass through everything that passes X on:
         string scorers, ``GridSearchCV.predict``, calibration. X without that column, and `domains`, are accepted too.
@@ -465,7 +466,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         """
         return self._fit(X, y, domains, sample_weight, meta_fine_tune)
 
-    def _fit(self, X: Any, y: ArrayLike, domains: Any, sample_weight: ArrayLike | None, stage_2: Any) -> Any:
+    def _fit(
+        self, X: Any, y: ArrayLike, domains: Any, sample_weight: ArrayLike | None, stage_2: Any, shown: Any = None
+    ) -> Any:
         """`fit`, with a stage 2 that takes and returns what `meta_fine_tune` does."""
         self._check_parameters()
         texts, column, columns = read_texts(X, self.domain_column)
@@ -486,6 +489,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
         source = find_encoder(self.model)
         run = Run.start(self, training=True)
+        if run.verbose:  # in a search this tells the candidate
+            print(f"{' '.join(repr(shown or self).split())}: {np.count_nonzero(used):,} rows, {len(names)} domains")
         tokenizer = load_tokenizer(source, self.max_length)
         encoder = run.load(source)
         layers = layer_indices(self.corruption_layers, encoder.config.num_hidden_layers)

@@ -355,12 +355,22 @@ def test_verbose_shows_stages_and_domains(make, data, capsys):
     X, y, d = data
     make(verbose=1).fit(X, y, domains=d)
     out, err = capsys.readouterr()
-    lines = out.strip().splitlines()
+    first, *lines = out.strip().splitlines()
+    assert first.startswith("MetaFineTunedClassifier(adaptation_epochs=2, ") and first.endswith("): 48 rows, 2 domains")
     assert len(lines) == 2
     assert lines[0].startswith("domain 'books': adapted on 24 rows in 2 epochs, loss ")
     assert "typicality" in err
     assert "meta fine-tuning: 100%" in err
     assert "loss=" in err
+
+
+def test_verbose_names_the_candidate_of_a_search(make, data, capsys):
+    X, y, d = data
+    grid = {"corruption_weight": [0, 0.5]}
+    GridSearchCV(make(verbose=1, meta_epochs=1), grid, cv=2, refit=False).fit(X, y, domains=d)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("MetaFineTunedClassifier(")]
+    assert ["corruption_weight=0.5" in line for line in shown] == [False, False, True, True]
+    assert all("corruption_weight=0," in line for line in shown[:2])
 
 
 def test_precisions_agree_in_score(tiny):
