@@ -94,6 +94,16 @@ def path_of(task: str, shots: int, seed: int, setting: str) -> Path:
     return CELLS / f"{task}-{shots}-{seed}-{setting.replace(' ', '_')}.json"
 
 
+def is_finished(path: Path, setting: str) -> bool:
+    """Whether there is a cell, made with what the setting is now."""
+    if not path.exists():
+        return False
+    made, wanted = json.loads(path.read_text())["params"], dict(SETTINGS[setting])
+    if isinstance(wanted.get("meta_epochs"), float):  # the cell has a number of epochs
+        made, wanted = ({k: v for k, v in params.items() if k != "meta_epochs"} for params in (made, wanted))
+    return made == wanted
+
+
 def report() -> str:
     cells = pd.DataFrame([json.loads(p.read_text()) for p in sorted(CELLS.glob("*.json"))])
     lines = [
@@ -140,7 +150,7 @@ def main() -> None:
             for seed in args.seeds:
                 for setting in args.settings:
                     path = path_of(task, shots, seed, setting)
-                    if path.exists():
+                    if is_finished(path, setting):
                         continue
                     cell = run(task, shots, seed, setting)
                     partial = path.with_suffix(f".{os.getpid()}.part")

@@ -1,0 +1,207 @@
+"""The benchmarks beside the few-shot one: new domains, the paper's studies and the hypotheses, on a tiny encoder."""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_texts
+
+from skmft import MetaFineTunedClassifier
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def make_rows(n, seed, first=0):
+    X, y, d = make_texts(n, seed=seed, n_domains=4)
+    numbers = np.arange(first, first + n)
+    return pd.DataFrame({"text": [f"{x} {i}" for x, i in zip(X, numbers)], "y": y, "domain": d, "group": numbers})
+
+
+POOL, TEST = make_rows(160, 0), make_rows(40, 1, first=1000)
+
+
+@pytest.fixture(scope="module")
+def modules():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import hypotheses
+        import new_domain
+        import studies
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return {"new_domain": new_domain, "studies": studies, "hypotheses": hypotheses}
+
+
+@pytest.fixture
+def small(modules, tiny, monkeypatch):
+    """The modules on small data and a tiny encoder, and as "fits" the texts and domains of every training."""
+    fits, plain = [], MetaFineTunedClassifier._fit
+
+    def fit(self, X, y, domains, *args):
+        fits.append((list(X), list(domains)))
+        return plain(self, X, y, domains, *args)
+
+    def classifier(**params):
+        return MetaFineTunedClassifier(tiny, max_length=16, **{"meta_epochs": 1, **params})
+
+    monkeypatch.setattr(MetaFineTunedClassifier, "_fit", fit)
+    monkeypatch.setattr(modules["new_domain"], "MetaFineTunedClassifier", classifier)
+    monkeypatch.setattr(modules["hypotheses"], "MetaFineTunedClassifier", classifier)
+    paper = functools.partial(modules["studies"].paper, tiny, max_length=16)
+    monkeypatch.setattr(modules["studies"], "paper", lambda **params: paper(**{"meta_epochs": 1, **params}))
+    for name in ("new_domain", "studies"):
+        monkeypatch.setattr(modules[name], "split", lambda task: (POOL, TEST))
+    monkeypatch.setattr(modules["hypotheses"], "never_tested", lambda task: POOL)
+    return {**modules, "fits": fits}
+
+
+# ---------------------------------------------------------------------- new domains
+
+
+@pytest.mark.parametrize("method", ["mft", "mix", "reptile"])
+def test_methods_that_adapt_never_train_on_the_new_domain_before(small, monkeypatch, method):
+    new_domain, adapting, plain = small["new_domain"], [], MetaFineTunedClassifier.adapt
+
+    def adapt(self, X, y, domain):
+        adapting.append((list(X), list(y), domain, self.net_))
+        return plain(self, X, y, domain)
+
+    monkeypatch.setattr(MetaFineTunedClassifier, "adapt", adapt)
+    cell = new_domain.run("amazon", method, "dvd", 8, 0)
+    [(texts, domains)] = small["fits"]
+    assert sorted(domains) == ["books"] * 8 + ["kitchen"] * 8 + ["music"] * 8
+    assert {n: len(bits) for n, bits in cell["correct"].items()} == dict.fromkeys(map(str, new_domain.SHOTS), 10)
+    # nested shots of the new domain, balanced, none of them a test row, each time from the same meta-learner
+    assert [len(X) for X, *_ in adapting] == [4, 8, 16, 32]
+    assert {name for _, _, name, _ in adapting} == {"dvd"} and len({id(net) for *_, net in adapting}) == 1
+    for X, y, *_ in adapting:
+        assert X == adapting[-1][0][: len(X)] and y.count("pos") == len(y) // 2
+        assert set(X) <= set(POOL.loc[POOL["domain"] == "dvd", "text"]) - set(texts)
+
+
+def test_methods_that_start_anew(small):
+    cell = small["new_domain"].run("amazon", "alone", "dvd", 8, 0)
+    assert [(len(d), set(d)) for _, d in small["fits"]] == [(n, {"dvd"}) for n in (4, 8, 16, 32)]
+    assert list(cell["correct"]) == ["4", "8", "16", "32"]
+    small["fits"].clear()
+    cell = small["new_domain"].run("amazon", "joint", "dvd", 8, 0)
+    assert [d.count("dvd") for _, d in small["fits"]] == [0, 4, 8, 16, 32]
+    assert all(len(d) - d.count("dvd") == 24 for _, d in small["fits"])
+
+
+def test_reptile_moves_as_far_as_its_outer_steps_say(small, monkeypatch):
+    """With an inner loop that adds 1 to every tensor: by the sum of the outer step sizes, which fall linearly to 0."""
+    new_domain, starts, taken = small["new_domain"], [], []
+
+    def add_one(module, rows, criterion, settings, *, epochs, seed):
+        starts.append([t.detach().clone() for t in module.parameters()])
+        taken.append(epochs * -(-len(rows) // settings.batch_size))
+        for tensor in module.parameters():
+            tensor.data += 1
+
+    monkeypatch.setattr(new_domain, "fine_tune", add_one)
+    clf = new_domain.classifier("reptile", 0).set_params(meta_epochs=5)
+    new_domain.fit(clf, POOL, new_domain.reptile)
+    steps = 5 * 5  # 160 rows in batches of 32
+    before = np.cumsum([0, *taken[:-1]])
+    assert len(taken) > 2 and before[-1] < steps <= sum(taken)
+    expected = np.sum(1 - before / steps)
+    for tensor, start in zip(clf.net_.module_.parameters(), starts[0], strict=True):
+        np.testing.assert_allclose((tensor - start).detach().numpy(), expected, rtol=1e-4)
+
+
+def test_table_of_new_domains_by_hand(modules):
+    """A seed counts where all held-out domains are there; differences are paired by seed."""
+    right = {("mft", 0): (9, 7), ("mft", 1): (8, 8), ("mft", 2): (10, None), ("mix", 0): (6, 6), ("mix", 1): (5, 7)}
+    cells = [
+        {"task": "amazon", "labelled": 64, "method": method, "seed": seed, "new": new, "machine": "one"}
+        | {"correct": {"8": "1" * n + "0" * (10 - n)}}
+        for (method, seed), counts in right.items()
+        for new, n in zip(("books", "dvd"), counts)
+        if n is not None
+    ]
+    lines = modules["new_domain"].report(cells).splitlines()
+    row = {cells[0]: cells[1:] for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines) if cells}
+    names = modules["new_domain"].NAMES
+    assert row[names["mft"]][:4] == ["2", "", "", "80.0 ± 0.0"]  # shots 0, 4 and 8
+    assert row[names["mix"]][3] == "60.0 ± 0.0"
+    assert row[f"MFT less: {names['mix']}"][3] == "+20.0 ± 0.0"
+
+
+# ---------------------------------------------------------------------- the paper's studies
+
+
+def test_most_typical_rows_of_every_class_and_domain(modules):
+    rows = pd.DataFrame({"domain": list("aaaaaab"), "y": [0, 0, 0, 0, 1, 1, 1]})
+    kept = modules["studies"].most_typical(rows, np.array([0.1, 0.4, 0.3, 0.2, 0.5, 0.6, 0.0]), 0.5)
+    assert sorted(kept.index) == [1, 2, 5, 6]  # at least one of each
+
+
+def test_studies_train_on_the_share_they_say(small):
+    studies = small["studies"]
+    for setting, sizes in (("paper", [32]), ("typical 0.2", [32, 8]), ("random 0.6", [16])):
+        small["fits"].clear()
+        cell = studies.run("amazon", 8, 0, setting)
+        assert [len(X) for X, _ in small["fits"]] == sizes  # "typical" scores all rows first
+        assert cell["n_train"] == sizes[-1] and cell["n_test"] == 40
+        if setting == "paper":
+            reference = cell
+            t = {text: value for key in ("most", "least") for *_, value, text in cell["extremes"][key]}
+            assert set(t) <= set(small["fits"][0][0])
+            assert len(cell["extremes"]["most"]) == 4 * 2 * 3
+    seeds = [{**c, "seed": s} for c in (reference, {**cell, "setting": "weight 0", "accuracy": 0.5}) for s in range(2)]
+    text = studies.report(seeds)
+    assert "## amazon, 8 labelled a domain (40 test rows)" in text
+    assert f"| 0 | 2 | 50.0 ± 0.0 | {50 - 100 * reference['accuracy']:+.1f} ± 0.0 |" in text
+
+
+# ---------------------------------------------------------------------- hypotheses
+
+
+def test_hypotheses_are_scored_on_rows_of_the_pool_that_training_has_not_seen(small, monkeypatch):
+    hypotheses, scored, plain = small["hypotheses"], [], MetaFineTunedClassifier.predict
+    monkeypatch.setattr(MetaFineTunedClassifier, "predict", lambda self, X: scored.append(list(X)) or plain(self, X))
+    cell = hypotheses.run("amazon", 8, 0, "all, twice the steps")
+    [(texts, _)] = small["fits"]
+    [valid] = scored
+    assert len(texts) == 32 and cell["n_valid"] == len(valid) == 128
+    assert not set(valid) & set(texts) and set(valid) <= set(POOL["text"])
+    assert cell["params"]["meta_epochs"] == 2 * 60  # 32 rows are one batch, and auto is 60 steps
+
+
+def test_hypotheses_run_what_is_missing_and_report_it(small, tmp_path, monkeypatch, capsys):
+    hypotheses, ran = small["hypotheses"], []
+    monkeypatch.setattr(hypotheses, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(hypotheses, "HERE", tmp_path)
+    monkeypatch.setattr(hypotheses.logging, "disable", lambda level: None)
+    (tmp_path / "results").mkdir()
+
+    def run(task, shots, seed, setting):
+        ran.append((seed, setting))
+        accuracy = {"mix": 0.7, "probe": 0.75}[setting] + 0.01 * seed
+        return {"task": task, "shots": shots, "seed": seed, "setting": setting, "accuracy": accuracy} | {
+            "params": hypotheses.SETTINGS[setting],
+            "n_train": 32,
+            "n_valid": 128,
+            "seconds": 1.0,
+            "machine": "one",
+        }
+
+    monkeypatch.setattr(hypotheses, "run", run)
+    call = ["hypotheses.py", "--tasks", "amazon", "--shots", "8", "--settings", "mix", "probe", "--seeds"]
+    for seeds in ("0", "1"), ("0", "1", "2"):
+        monkeypatch.setattr(sys, "argv", [*call, *seeds])
+        hypotheses.main()
+    assert sorted(ran) == [(s, name) for s in range(3) for name in ("mix", "probe")]
+    monkeypatch.setitem(hypotheses.SETTINGS, "probe", {**hypotheses.SETTINGS["probe"], "warmup_ratio": 0.2})
+    hypotheses.main()
+    assert ran[6:] == [(s, "probe") for s in range(3)]  # what was made with other settings is run again
+    assert all(json.loads(p.read_text())["task"] == "amazon" for p in (tmp_path / "cells").glob("*"))
+    monkeypatch.setattr(sys, "argv", ["hypotheses.py", "--report"])
+    hypotheses.main()
+    assert "| probe | 3 | 76.0 | +5.0 ± 0.0 |" in (tmp_path / "results" / "hypotheses.md").read_text()
+    capsys.readouterr()
