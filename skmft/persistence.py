@@ -1,6 +1,6 @@
 """Save a fitted classifier to a folder and load it again: safetensors and JSON, never pickle.
 
-manifest.json             sha256 and size of every file below, and the format's version
+manifest.json             sha256 of every file below, and the format's version
 README.md                 model card
 estimator.json            parameters, classes, domains, history, library versions
 arrays.safetensors        prototypes and what stage 1 found for the training rows
@@ -11,130 +11,43 @@ domains/0.safetensors     for each adapted domain, in the order of estimator.jso
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .folders import (
+    FORMAT,
+    MANIFEST,
+    PersistenceError,
+    flush,
+    kept_aside,
+    mend,
+    read_json,
+    read_tensors,
+    reading,
+    sha256_of,
+    swap,
+    verified_files,
+    write_json,
+)
+
 __all__ = ["PersistenceError", "StoredWeights", "load", "save"]
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-_LONGEST_JSON = 1 << 28  # bytes
 _ARRAYS = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
-_OURS = {MANIFEST, "README.md", "estimator.json", "arrays.safetensors", "heads.safetensors", "encoder", "domains"}
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _NO_RESULTS = (
     "No held-out results were given when the model was saved (`save(path, notes=...)` takes them). The table above counts "
     "training rows; how good the model is on others is not known here."
 )
-
-
-class PersistenceError(ValueError):
-    """A folder that cannot be loaded; the message names the file."""
-
-
-# ---------------------------------------------------------------------- files
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LONGEST_JSON:
-        raise PersistenceError(f"{path} has {path.stat().st_size} bytes; expected at most {_LONGEST_JSON}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PersistenceError(f"{path} is not valid JSON ({error}); save the estimator again.") from error
-    if not isinstance(content, dict):
-        raise PersistenceError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside is an error that names the file."""
-    try:
-        yield
-    except (PersistenceError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # panics of the tokenizers library are no Exception
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
-
-
-def _tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    """Tensors of a file that `_verified` saw: made of the very bytes that are hashed here, and not mapped to the file."""
-    from safetensors.torch import load as from_bytes
-
-    with _reading(path):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
-        return from_bytes(content)
-
-
-def _verified(folder: Path) -> dict[str, str]:
-    """Name and sha256 of all files in the folder's manifest, each of them checked."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise PersistenceError(f"{manifest} is missing; expected a folder that MetaFineTunedClassifier.save wrote.")
-    content = _read_json(manifest)
-    version = content.get("format")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise PersistenceError(f"{manifest}: format is {version!r}; expected a number of 1 or more.")
-    if version > FORMAT:
-        raise PersistenceError(
-            f"{manifest} has format {version}, but this version of skmft reads up to {FORMAT}; update skmft."
-        )
-    files = content.get("files")
-    if not isinstance(files, dict):
-        raise PersistenceError(f"{manifest}: files is a {type(files).__name__}; expected an object.")
-    for name, digest in files.items():
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
-            raise PersistenceError(f"{manifest} lists {name!r}; expected names of files inside the folder.")
-        path = folder.joinpath(*parts)
-        if not path.is_file():
-            raise PersistenceError(f"{path} is missing, but {MANIFEST} lists it; save again or fetch it again.")
-        if not path.resolve().is_relative_to(folder.resolve()) and not _is_hub_snapshot(folder):
-            raise PersistenceError(f"{path} lies outside of the folder; expected no links.")
-        if not isinstance(digest, str) or (got := _sha256(path)) != digest:
-            got = got if isinstance(digest, str) else "no sha256 to compare with"
-            raise PersistenceError(f"{path} has sha256 {got}, expected {digest!r}: cut short or altered.")
-    listed = set(files)
-    for part in ("encoder", "domains"):  # what libraries read on their own must be listed
-        for path in sorted((folder / part).rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if not path.is_dir() and name not in listed:
-                raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
-    return files
-
-
-def _is_hub_snapshot(folder: Path) -> bool:
-    """Whether the folder is in the hub's cache, whose files are links to blobs beside it."""
-    return folder.parent.name == "snapshots"
 
 
 # --------------------------------------------------------- values with their types
@@ -202,7 +115,7 @@ class StoredWeights(Mapping):
     def __getitem__(self, domain: Any) -> dict[str, torch.Tensor]:
         if domain not in self._held:
             path, sha256 = self._files[domain]
-            tensors = _tensors(path, sha256)
+            tensors = read_tensors(path, sha256)
             self._check(path, tensors)
             self._held[domain] = tensors
         return self._held[domain]
@@ -244,7 +157,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
     check_is_fitted(clf)
     clf._check_unchanged()
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
-    _mend(target)
+    mend(target)
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
     params, lost = {}, []
@@ -281,7 +194,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
             save_file(tensors, new / "domains" / f"{number}.safetensors")
         source = clf.encoder_source_
         versions = {name: version(name) for name in _LIBRARIES}
-        _write_json(
+        write_json(
             new / "estimator.json",
             {
                 "versions": versions,
@@ -303,85 +216,14 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
         )
         (new / "README.md").write_text(_model_card(clf, versions, notes), encoding="utf-8")
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
-        _write_json(new / MANIFEST, {"format": FORMAT, "files": {name: _sha256(new / name) for name in files}})
+        write_json(new / MANIFEST, {"format": FORMAT, "files": {name: sha256_of(new / name) for name in files}})
         modes = {True: (new / "domains").stat().st_mode, False: (new / MANIFEST).stat().st_mode}
         for file in [*new.rglob("*"), new]:
             os.chmod(file, modes[file.is_dir()])  # as the user's umask has it; some writers keep files to themselves
-            _flush(file)
-        _swap(new, target)
+            flush(file)
+        swap(new, target)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there, nor files be flushed that are open for reading
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _mend(target: Path) -> None:
-    """Finish or undo what an earlier save left that was cut off while the new folder took the old one's place."""
-    old = _kept_aside(target)
-    if not os.path.lexists(old):
-        return
-    empty = target.is_dir() and not any(target.iterdir())
-    if not (old / MANIFEST).is_file():
-        if not old.is_dir() or any(old.iterdir()):
-            raise FileExistsError(
-                f"{old} is where save keeps the old folder while it puts the new one in its place, but it is no saved "
-                f"estimator (it has no {MANIFEST}); move it elsewhere, or remove it if it is not needed."
-            )
-        old.rmdir()
-    elif (target / MANIFEST).is_file():
-        _take_over(old, target)
-    elif empty or not target.exists():
-        if empty:
-            target.rmdir()
-        os.rename(old, target)
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
-    old, replaces = _kept_aside(target), target.exists()
-    if replaces:
-        os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except BaseException:
-        if replaces:
-            os.rename(old, target)
-        raise
-    if replaces:
-        _take_over(old, target)
-
-
-def _take_over(old: Path, target: Path) -> None:
-    """Move what somebody put beside our files, such as a .git folder, to the new folder; then remove the old one."""
-    others = [entry for entry in old.iterdir() if entry.name not in _OURS]
-    for entry in others:
-        if os.path.lexists(target / entry.name):
-            raise FileExistsError(
-                f"{target / entry.name} is there, but so is {entry}, which a save that was cut off has not moved yet; "
-                "keep one of them and remove the other."
-            )
-    for entry in others:
-        os.rename(entry, target / entry.name)
-    with suppress(OSError):
-        for entry in list(old.iterdir()):
-            if entry.is_symlink() or entry.is_file():
-                if entry.name != MANIFEST:  # the last to go: it tells that this folder is ours
-                    entry.unlink()
-            else:
-                shutil.rmtree(entry)
-        shutil.rmtree(old)
-
-
-def _kept_aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
 
 
 def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
@@ -436,7 +278,7 @@ def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
 def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
     """The folder itself, or the local snapshot of a repository of the hub."""
     folder = Path(path).expanduser().resolve()
-    if folder.is_dir() or _kept_aside(folder).is_dir():  # `load` takes the latter where a save was cut off
+    if folder.is_dir() or kept_aside(folder).is_dir():  # `load` takes the latter where a save was cut off
         return Path(path)
     from huggingface_hub import snapshot_download
 
@@ -452,19 +294,19 @@ def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
 def load(cls: type, path: str | os.PathLike) -> Any:
     """Read a folder that `save` wrote; see `MetaFineTunedClassifier.load`."""
     folder = Path(path).expanduser().resolve()
-    if not folder.exists() and _kept_aside(folder).is_dir():
-        folder = _kept_aside(folder)  # a save was cut off between two renames
+    if not folder.exists() and kept_aside(folder).is_dir():
+        folder = kept_aside(folder)  # a save was cut off between two renames
     if not folder.is_dir():
         raise PersistenceError(
             f"path={str(folder)!r} is no folder; expected one that MetaFineTunedClassifier.save wrote."
         )
-    files = _verified(folder)
+    files = verified_files(folder)
     for name in ("estimator.json", "arrays.safetensors", "heads.safetensors", "encoder/config.json"):
         if name not in files:
             raise PersistenceError(f"{folder / name} is not in {MANIFEST}; the folder is not complete.")
     about = folder / "estimator.json"
-    content = _read_json(about)
-    with _reading(about):
+    content = read_json(about)
+    with reading(about):
         _typed(content["versions"], dict, "versions")
         params = {name: _decode(value) for name, value in content["params"].items()}
         clf = cls(**{**params, "memory": None})  # a folder from elsewhere does not say where to write
@@ -528,7 +370,7 @@ def _typed(value: Any, kind: type, name: str) -> Any:
 def _read_source(clf: Any, source: dict[str, Any], about: Path) -> None:
     from .networks import EncoderSource
 
-    with _reading(about):
+    with reading(about):
         revision = source["revision"]
         clf.encoder_source_ = EncoderSource(
             name=_typed(source["name"], str, "the encoder's name"),
@@ -561,8 +403,8 @@ def _read_columns(clf: Any, n_features_in: Any, feature_names_in: Any) -> None:
 
 
 def _read_arrays(clf: Any, path: Path, sha256: str) -> None:
-    with _reading(path):
-        arrays = {name: tensor.numpy() for name, tensor in _tensors(path, sha256).items()}
+    with reading(path):
+        arrays = {name: tensor.numpy() for name, tensor in read_tensors(path, sha256).items()}
         grid = (len(clf.domains_), len(clf.classes_))
         counts = arrays.get("class_counts_")
         if counts is None or counts.dtype != np.int64 or counts.shape != grid or counts.min() < 0:
@@ -597,15 +439,15 @@ def _read_networks(clf: Any, folder: Path, layers: list[int] | None, heads_sha25
     _check_encoder(encoder_folder)
     source = EncoderSource(str(encoder_folder), str(encoder_folder), None, "")
     run = Run.start(clf, clf.seed_)
-    with _reading(encoder_folder):
+    with reading(encoder_folder):
         clf.tokenizer_ = load_tokenizer(source, clf.max_length)
         encoder = run.load(source)
     if layers is not None:
-        with _reading(folder / "estimator.json"):
+        with reading(folder / "estimator.json"):
             layers = layer_indices(layers, encoder.config.num_hidden_layers)
     path = folder / "heads.safetensors"
-    heads = _tensors(path, heads_sha256)
-    with _reading(path), run.generators("label head"):
+    heads = read_tensors(path, heads_sha256)
+    with reading(path), run.generators("label head"):
         apart = clf.pair_encoding_ == "bi"
         width = embedding_width(encoder, apart)
         module = TextClassifier(encoder, len(clf.classes_), clf.pooling, apart)
@@ -625,8 +467,8 @@ def _check_encoder(folder: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     config_path = folder / "config.json"
-    raw = _read_json(config_path)
-    with _reading(config_path):
+    raw = read_json(config_path)
+    with reading(config_path):
         if "auto_map" in raw:
             raise ValueError("auto_map names code, which is never run")
         for name in ("num_hidden_layers", "n_layers", "num_layers"):
@@ -638,7 +480,7 @@ def _check_encoder(folder: Path) -> None:
     expected = {n: tuple(t.shape) for n, t in empty.state_dict().items() if not n.startswith("pooler.")}
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with _reading(path), safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             found.update({n: tuple(file.get_slice(n).get_shape()) for n in file.keys()})
     if found != expected:
         odd = sorted({n for n in {*found, *expected} if found.get(n) != expected.get(n)})[0]

@@ -348,14 +348,14 @@ def test_loaded_estimators_do_not_depend_on_what_is_written_into_their_files(cop
 
 @pytest.mark.parametrize("name", ["heads", "arrays"])
 def test_files_that_change_while_they_are_loaded(copied, monkeypatch, name):
-    verified, path = module._verified, copied / f"{name}.safetensors"
+    verified, path = module.verified_files, copied / f"{name}.safetensors"
 
     def change(folder):
         files = verified(folder)
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         return files
 
-    monkeypatch.setattr(module, "_verified", change)
+    monkeypatch.setattr(module, "verified_files", change)
     with pytest.raises(PersistenceError, match=rf"{name}.safetensors has changed since"):
         MetaFineTunedClassifier.load(copied)
 
