@@ -280,7 +280,7 @@ def trainer(data: Data) -> Results:
         run.train()
         seconds = time.perf_counter() - start
         logits = run.predict(rows(data.test)).predictions
-    data.about.update(steps=run.state.global_step, bf16=arguments.bf16)
+    data.about.update(steps=run.state.global_step)
     return {"trainer": (np.array(classes, dtype=object)[logits.argmax(1)], seconds)}
 
 
@@ -424,6 +424,8 @@ def run_cell(cell: Cell, common: dict[str, Any], pool: pd.DataFrame, test: pd.Da
     train, _ = draw(pool, None if cell.shots == "full" else int(cell.shots), cell.seed)
     test = test.sort_values("hash", ignore_index=True)
     data = Data(train, test, cell.seed, common, {"settings": settings(cell, common)})
+    if cell.method == "trainer" or hasattr(METHODS[cell.method], "make"):
+        data.about["precision"] = "bfloat16" if has_native_bfloat16(resolve_device("auto")) else "float32"
     wall, cpu = time.perf_counter(), time.process_time()
     results = {}
     for name, (predicted, seconds) in METHODS[cell.method](data).items():

@@ -401,6 +401,11 @@ def report(
             test[TASKS[column.task]].add((s.source, sum(map(len, s.correct.values()))))
     sizes = "; ".join(f"{t}: {' or '.join(map(str, sorted({n for _, n in v})))}" for t, v in test.items())
     codes = sorted({c["code"] for c in cells if c.get("code")})
+    precisions: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        if "precision" in cell:
+            precisions[str(Column(cell["task"], str(cell["shots"])))].add(cell["precision"])
+    told = "; ".join(f"{column}: {' and '.join(sorted(names))}" for column, names in precisions.items())
     lines = [
         "# Few shots",
         "",
@@ -426,7 +431,9 @@ def report(
         "over its shots.",
         "",
         f"Machines: {'; '.join(machines)}. Versions: {', '.join(found)}. The folder skmft/ that ran (git's id of the tree): "
-        f"{', '.join(codes) or 'unknown'}. Seconds are those of fitting, the median over seeds.",
+        f"{', '.join(codes) or 'unknown'}. Precision of fine-tuning, but SetFit's, which is float32: "
+        f"{told or 'unknown'}. "
+        "Seconds are those of fitting, the median over seeds.",
         "",
         "![Learning curves](few_shot.png)" if args.figure else "",
         "",

@@ -209,6 +209,7 @@ def write_cells(folder, chance, shots=(16, 64), seeds=range(4), n=40, task="amaz
                 "settings": {"model": "m", "random_state": seed},
                 "train_rows": 2 * count,
             }
+            cell["precision"] = "float32" if seed else "bfloat16"
             cell |= {"train_hash": f"{count} {seed}", "test_hash": "t", "machine": "one", "versions": {"torch": "2"}}
             (folder / f"{task}-{count}-{method}-{seed}.json").write_text(json.dumps(cell))
 
@@ -351,6 +352,7 @@ def test_report_is_deterministic_and_complete(modules, tmp_path, monkeypatch, ca
     text = made[0][0].decode()
     assert "seeds 0, 1, 2, 3" in text and "Machines: one." in text
     assert "python benchmarks/report.py --cells" in text
+    assert "float32: reviews, 16: bfloat16 and float32; reviews, 64: bfloat16 and float32." in text
     assert "reviews, 64: single; seeds 3" in text
     assert "inference, 64: all methods; all seeds" in text
     for name in ("adapted", "meta", "mix", "single"):
