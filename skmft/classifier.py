@@ -177,7 +177,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Forward passes are autocast to this type; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the
-        device multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX).
+        device multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX). On other CPUs
+        bfloat16 takes longer than float32, not less (a linear layer 9 times, on an AMD EPYC with AVX2).
     random_state : int, RandomState instance or None, default=None
         Seeds heads, order, dropout, corrupted labels, k-means and which rows a linear probe reads. The same int gives the same
         model, bit for bit, on the same CPU with the same number of threads.
