@@ -69,7 +69,7 @@ class MeansLoss(MetaFineTuningLoss):
     """Label loss, and the share of the batch's variance that lies between the means of its domains."""
 
     def __call__(self, output, y, batch):
-        logits, [pooled] = output
+        logits, [pooled], _ = output
         terms = {"label_loss": label_loss(logits, y, batch["weight"])}
         centred = pooled - pooled.mean(0)
         between = sum(

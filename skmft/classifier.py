@@ -629,6 +629,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         FileExistsError
             If the path holds something else, or ``.name.old`` beside it, where the replaced folder lies for a moment; or if
             an earlier save was cut off, and a file of somebody else's that it had to move is in both folders by now.
+        ValueError
+            If a parameter has a value that `load` would refuse, as may be after `set_params`.
         sklearn.exceptions.NotFittedError
             Before `fit`.
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from .folders import (
 __all__ = ["PersistenceError", "StoredWeights", "load", "save"]
 
 _ARRAYS = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
+_ENCODER_FILES = {".json", ".txt", ".model", ".spm", ".jinja"}  # beside the weights
+_CODE_KEYS = {"auto_map", "transformers_weights", "quantization_config"}
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _NO_RESULTS = (
     "No held-out results were given when the model was saved (`save(path, notes=...)` takes them). The table above counts "
@@ -54,14 +56,14 @@ _NO_RESULTS = (
 
 
 def _encode(value: Any) -> Any:
-    """A value of a parameter as JSON that remembers tuples and the keys of dicts."""
+    """A value of a parameter as JSON that remembers tuples and the keys of dicts; other sequences become lists."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (Sequence, np.ndarray)):  # such as a range
         return {"tuple" if isinstance(value, tuple) else "list": [_encode(v) for v in value]}
     if isinstance(value, dict):
         return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
@@ -174,6 +176,10 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
             UserWarning,
             stacklevel=3,
         )
+    try:
+        type(clf)(**{name: _decode(value) for name, value in params.items()})._check_parameters()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the parameters of now could not be loaded again ({error}); set_params first.") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
@@ -466,11 +472,11 @@ def _check_encoder(folder: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModel
 
+    _check_names(folder)
     config_path = folder / "config.json"
     raw = read_json(config_path)
     with reading(config_path):
-        if "auto_map" in raw:
-            raise ValueError("auto_map names code, which is never run")
+        _refuse_keys(raw)
         for name in ("num_hidden_layers", "n_layers", "num_layers"):
             if name in raw and not 0 < _typed(raw[name], int, name) <= 1000:
                 raise ValueError(f"{name} is {raw[name]}")
@@ -488,6 +494,40 @@ def _check_encoder(folder: Path) -> None:
             f"{folder} is not one model: {odd!r} has shape {found.get(odd)} in the weights and {expected.get(odd)} by "
             "config.json; save again."
         )
+
+
+def _check_names(folder: Path) -> None:
+    """Only files that `save` could have written, and weights from these alone: transformers would look further."""
+    shards = []
+    for path in sorted(folder.iterdir()):
+        is_weights = bool(re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", path.name))
+        if is_weights:
+            shards.append(path.name)
+        elif path.is_dir() or path.suffix not in _ENCODER_FILES or path.name.startswith("adapter_"):
+            raise PersistenceError(f"{path} is no file that save writes; remove it, or save again.")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or sorted(set(map(str, weight_map.values()))) != shards:
+            raise PersistenceError(f"{index} does not name the files that are there, {shards}; save again.")
+    elif shards != ["model.safetensors"]:
+        raise PersistenceError(f"{folder} has the weights {shards}; expected model.safetensors, or {index.name} too.")
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.exists():
+        content = read_json(tokenizer)
+        with reading(tokenizer):
+            _refuse_keys(content)
+
+
+def _refuse_keys(content: Any) -> None:
+    """Refuse what has transformers run code, read other files or fetch kernels; at any depth."""
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in _CODE_KEYS or str(key).endswith("_implementation"):
+                raise ValueError(f"{key} names code or other files, which are never read")
+            _refuse_keys(value)
 
 
 def _adapter_shapes(path: Path, tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, Any]:

@@ -3,10 +3,12 @@ import hashlib
 import json
 import os
 import pickle
+import runpy
 import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -44,11 +46,13 @@ def answers(clf, X):
     return [clf.predict_proba(X, domains=d) for d in (None, "books", "kitchen", "music")]
 
 
-def rewrite_manifest(folder):
+def rewrite_manifest(folder, all_files=False):
     """What somebody who alters a folder on purpose does."""
     content = json.loads((folder / MANIFEST).read_text())
-    for name in content["files"]:
-        content["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    names = content["files"]
+    if all_files:  # those that were added, and not those that were removed
+        names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
+    content["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in sorted(names)}
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
@@ -414,6 +418,19 @@ def test_damaged_folders_are_errors_that_name_the_file(saved, tmp_path):
         shutil.rmtree(folder)
 
 
+def test_what_is_saved_can_be_loaded(make, data, tmp_path):
+    """Whatever `fit` took as a parameter, and nothing that `load` would refuse."""
+    X, y, d = data
+    clf = make(corruption_layers=range(1, 3), adaptation=None).fit(X, y, domains=d)
+    clf.save(tmp_path / "model")
+    loaded = MetaFineTunedClassifier.load(tmp_path / "model")
+    assert loaded.corruption_layers == [1, 2]
+    np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+    with pytest.raises(ValueError, match=r"parameters of now could not be loaded again \(The 'batch_size'"):
+        clf.set_params(batch_size=-1).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 MANIFESTS = [
     ("", "not valid JSON"),
     ("[]", "holds a list"),
@@ -639,18 +656,83 @@ def test_bad_headers(copied, data, name):
         {"vocab_size": 10**9},
         {"model_type": "evil"},
         {"model_type": None},
-        {"auto_map": {"AutoModel": "evil.Evil"}},
         {"num_attention_heads": 3},
         {"hidden_act": "evil"},
+        {"transformers_weights": "model.safetensors"},
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"_attn_implementation": "some/kernel"},
+        {"text_config": [{"quantization_config": {"quant_method": "gptq"}}]},
     ],
     ids=str,
 )
 def test_bad_encoder_configurations(copied, change):
     path = copied / "encoder" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    (copied.parent / "ran").unlink(missing_ok=True)
     rewrite_manifest(copied)
     with pytest.raises(PersistenceError, match="encoder"):
+        MetaFineTunedClassifier.load(copied)
+
+
+@pytest.mark.parametrize("guards", [True, False], ids=["our guards", "transformers' alone"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_in_a_folder_is_not_run(copied, monkeypatch, name, guards):
+    ran, code = copied.parent / "ran", copied / "encoder" / "evil.py"
+    code.write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil:\n    pass\n")
+    runpy.run_path(str(code))
+    assert ran.exists()  # so the code works
+    ran.unlink()
+    path = copied / "encoder" / name
+    evil = {k: "evil.Evil" for k in ("AutoConfig", "AutoModel")} | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    changes = {"auto_map": evil, "model_type": "evil", "tokenizer_class": "Evil"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    rewrite_manifest(copied, all_files=True)
+    if not guards:
+        for guard in ("_check_names", "_refuse_keys"):
+            monkeypatch.setattr(module, guard, lambda content: None)
+    with suppress(PersistenceError) if not guards else pytest.raises(PersistenceError, match="encoder"):
+        MetaFineTunedClassifier.load(copied)
+    assert not ran.exists()
+
+
+def test_weights_are_those_that_save_writes(copied):
+    """Not those that transformers would find besides: of an index, an adapter, a pickle."""
+    from safetensors.torch import load_file, save_file
+
+    encoder = copied / "encoder"
+    weights = load_file(encoder / "model.safetensors")
+    torch.save(weights, copied.parent / "pickled")
+    for name, content in {
+        "pytorch_model.bin": (copied.parent / "pickled").read_bytes(),
+        "adapter_config.json": b"{}",
+        "adapter_model.safetensors": (encoder / "model.safetensors").read_bytes(),
+    }.items():
+        (encoder / name).write_bytes(content)
+        rewrite_manifest(copied, all_files=True)
+        with pytest.raises(PersistenceError, match="is no file that save writes"):
+            MetaFineTunedClassifier.load(copied)
+        (encoder / name).unlink()
+    rewrite_manifest(copied, all_files=True)
+    MetaFineTunedClassifier.load(copied)
+
+    names = sorted(weights)
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for shard, own in shards.items():
+        save_file({n: weights[n] for n in own}, encoder / shard, metadata={"format": "pt"})
+    where = {n: shard for shard, own in shards.items() for n in own}
+    index = encoder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (encoder / "model.safetensors").rename(copied.parent / "outside.safetensors")
+    rewrite_manifest(copied, all_files=True)
+    MetaFineTunedClassifier.load(copied)  # shards are what save writes of a large encoder
+    outside = dict.fromkeys(names, "../../outside.safetensors")
+    for wrong in (outside, {**where, names[0]: "../../outside.safetensors"}, {}, None, [1]):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": wrong}))
+        rewrite_manifest(copied, all_files=True)
+        with pytest.raises(PersistenceError, match=r"index.json does not name the files that are there"):
+            MetaFineTunedClassifier.load(copied)
+    index.unlink()
+    rewrite_manifest(copied, all_files=True)
+    with pytest.raises(PersistenceError, match=r"expected model.safetensors, or"):
         MetaFineTunedClassifier.load(copied)
 
 
