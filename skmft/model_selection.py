@@ -100,6 +100,21 @@ def _spread(order: NDArray[np.int64], cell: NDArray[np.int64], n: int) -> NDArra
     return order[rank < take[cell[order]]]
 
 
+def _check_all_there(
+    cells: pd.DataFrame, side: NDArray[np.int64], which: str, asked: str, by_class: bool = True
+) -> None:
+    """Refuse a side that lacks a cell, as small cells may give none of their rows: scores would silently ignore it."""
+    cell = cells["cell"].to_numpy()
+    sizes, found = np.bincount(cell), np.bincount(cell[side], minlength=cell.max() + 1)
+    if not found.all():
+        lacking = np.flatnonzero(found == 0)
+        small = int(lacking[sizes[lacking].argmin()])
+        raise ValueError(
+            f"{_name(cells, small, by_class)} has {sizes[small]} rows, of which {asked} leaves none in the {which} side; "
+            "ask for more rows there, or leave that cell out."
+        )
+
+
 class DomainStratifiedKFold(_DomainSplitter):
     """K folds, each with its share of every class of every domain.
 
@@ -276,7 +291,7 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
         Raises
         ------
         ValueError
-            If a cell of domain and class has one row only, either side would be empty of rows, a domain or label is
+            If a cell of domain and class is too small to be on both sides (the message names it), a domain or label is
             missing, domains are of several types, or the arguments are not as described.
         """
         owner = type(self).__name__
@@ -299,6 +314,8 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
             test = _spread(order, cell, n_test)
             left = order[~np.isin(order, test)]
             train = left if n_train == rest else _spread(left, cell, n_train)
+            for side, which in ((test, "test"), (train, "training")):
+                _check_all_there(cells, side, which, f"test_size={self.test_size!r} of {owner}")
             yield np.sort(train), np.sort(test)
 
 
@@ -382,7 +399,7 @@ class FewShotSplit(_DomainSplitter):
         Raises
         ------
         ValueError
-            If a cell has too few rows for its shots (and, without `test_size`, one test row; the message names it), a
+            If a cell has too few rows for its shots and a test row (the message names it), a
             domain or label is missing, domains are of several types, or the arguments are not as described.
         """
         owner = type(self).__name__
@@ -396,6 +413,7 @@ class FewShotSplit(_DomainSplitter):
         pool, test = rng.permutation(len(cell)), None
         if self.test_size is not None:
             test = _spread(pool, cell, _size(owner, "test_size", self.test_size, len(cell)))
+            _check_all_there(cells, test, "test", f"test_size={self.test_size!r} of {owner}", by_class)
             pool = pool[~np.isin(pool, test)]
         left = np.bincount(cell[pool], minlength=cell.max() + 1)
         needed = shots + (test is None)

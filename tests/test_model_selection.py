@@ -67,11 +67,49 @@ def test_k_fold(data, k, shuffle, seed):
 def test_shuffle_split(data, share, seed):
     y, d = data
     everything = counts(y, d, np.arange(len(y)))
-    for train, test in DomainStratifiedShuffleSplit(2, test_size=share, random_state=seed).split(y, y, domains=d):
+    splitter = DomainStratifiedShuffleSplit(2, test_size=share, random_state=seed)
+    try:
+        splits = list(splitter.split(y, y, domains=d))
+    except ValueError as error:
+        assert "none in the" in str(error) and everything.min() * min(share, 1 - share) < 1.1
+        return
+    for train, test in splits:
         disjoint(y, train, test)
+        assert counts(y, d, train).min() > 0 and counts(y, d, test).min() > 0
         assert len(train) + len(test) == len(y)
         assert len(test) == max(1, round(share * len(y)))
         assert np.abs(counts(y, d, test) - everything * len(test) / len(y)).max() < 1 + 1e-9
+
+
+@given(rows(least=12), st.integers(10, 20), st.integers(9, 20), st.integers(0, 9))
+def test_shuffle_split_with_a_training_size(data, n_train, n_test, seed):
+    y, d = data
+    everything = counts(y, d, np.arange(len(y)))
+    n_train, n_test = n_train * everything.size // 8, n_test * everything.size // 8
+    splitter = DomainStratifiedShuffleSplit(2, test_size=n_test, train_size=n_train, random_state=seed)
+    for train, test in splitter.split(y, y, domains=d):
+        disjoint(y, train, test)
+        assert (len(train), len(test)) == (n_train, n_test)
+        left = everything - counts(y, d, test)
+        assert np.abs(counts(y, d, train) - left * n_train / left.sum()).max() < 1 + 1e-9
+
+
+def test_no_side_lacks_a_cell():
+    """40 rows of each class in one domain, 2 in the other: a tenth of these is none, and would go untested unnoticed."""
+    y = np.array([0, 1] * 42)
+    d = np.array(["books"] * 80 + ["toys"] * 4)
+    for splitter, which in (
+        (DomainStratifiedShuffleSplit(1, test_size=0.1), "test"),
+        (DomainStratifiedShuffleSplit(1, test_size=0.9), "training"),
+        (DomainStratifiedShuffleSplit(1, test_size=0.5, train_size=0.1), "training"),
+        (FewShotSplit(1, test_size=0.1), "test"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"domain 'toys', class 0 has 2 rows, of which .* none in the {which} side"
+        ):
+            next(splitter.split(y, y, domains=d))
+    [(train, test)] = DomainStratifiedShuffleSplit(1, test_size=0.5, random_state=0).split(y, y, domains=d)
+    assert counts(y, d, train).min() == counts(y, d, test).min() == 1
 
 
 @given(rows(least=4), st.integers(1, 2), st.integers(0, 9))
@@ -87,9 +125,12 @@ def test_few_shot(data, shots, seed):
         disjoint(y, train, test)
         assert (counts(y, d, train) == shots).all()
         np.testing.assert_array_equal(test, frozen[0][1])
+        assert np.abs(counts(y, d, test) - everything * len(test) / len(y)).max() < 1 + 1e-9
     assert not set(np.concatenate([train for train, _ in frozen])) & set(frozen[0][1])
     per_domain = FewShotSplit(shots, per="domain", n_repeats=1, random_state=seed)
-    [(train, _)] = per_domain.split(d, None, domains=d)
+    [(train, test)] = per_domain.split(d, None, domains=d)
+    disjoint(d, train, test)
+    assert len(train) + len(test) == len(d)
     assert (np.unique(d[train], return_counts=True)[1] == shots).all()
 
 
@@ -231,13 +272,13 @@ def test_forms_of_domains(values, form):
     assert same(list(splitter.split(X, y, domains=given)), [expected[i] for i in order])
 
 
-@pytest.mark.parametrize("share", [0.01, 0.96, 0.99])
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.96, 0.99])
 def test_neither_side_of_a_split_is_empty(share):
     y, d = np.array([0, 1] * 8), np.repeat(["books", "dvd"], 8)
     splitter = DomainStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=0)
-    if share > 0.96:
-        with pytest.raises(ValueError, match=r"test_size=0\.99"):
-            next(splitter.split(y, y, domains=d))
-    else:
+    if share == 0.25:
         train, test = next(splitter.split(y, y, domains=d))
-        assert len(train) and len(test) and len(train) + len(test) == 16
+        assert (counts(y, d, train) == 3).all() and (counts(y, d, test) == 1).all()
+    else:
+        with pytest.raises(ValueError, match=rf"test_size={share}"):
+            next(splitter.split(y, y, domains=d))
