@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import importlib.util
 import json
 import subprocess
 import sys
@@ -164,9 +165,47 @@ def test_other_families(make, tiny_models, family, tmp_path):
     session = ort.InferenceSession(tmp_path / "model.onnx")
     [found] = session.run(["logits"], {n: encoded[n] for n in names})
     np.testing.assert_allclose(found, logits(clf, None), atol=1e-4)
-    if family != "mpnet":
+    if family == "mpnet":
+        np.testing.assert_allclose(stock(clf, X), logits(clf, None), atol=1e-5)
+    else:
         with pytest.raises(ValueError, match=r"whose stock classifier cannot hold a linear head.*to_onnx for logits"):
             clf.to_transformers()
+
+
+def stock(clf, texts):
+    """Logits of `to_transformers`, in this process."""
+    model, tokenizer = clf.to_transformers()
+    with torch.inference_mode():
+        return model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.numpy()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_stock_classifiers_hold_large_activations(make, tiny_models, family):
+    """Up to about 12, as single dimensions of real encoders have them."""
+    texts, y, d = make_texts(24)
+    clf = make(model=tiny_models[family], pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
+    with torch.no_grad():
+        clf.net_.module_.encoder.encoder.layer[-1].output.LayerNorm.weight.mul_(5)
+        clf.net_.module_.label_head.weight.mul_(20)
+    assert np.abs(clf.transform(X)).max() > 10
+    np.testing.assert_allclose(stock(clf, X), logits(clf, None), atol=1e-5)
+
+
+def test_exports_leave_the_generators_alone(make, tmp_path):
+    texts, y, d = make_texts(24)
+    clf = make(pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
+    exports = [clf.to_transformers]
+    for package, export in (
+        ("sentence_transformers", clf.to_sentence_transformer),
+        ("onnxscript", lambda: clf.to_onnx(tmp_path / "model.onnx")),
+    ):
+        if importlib.util.find_spec(package):
+            exports.append(export)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    for export in exports:
+        export()
+        assert torch.equal(torch.get_rng_state(), state), export
+        np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
 def test_pairs_to_onnx(make, tmp_path):
