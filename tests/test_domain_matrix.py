@@ -1,10 +1,11 @@
 """What becomes of domains in scikit-learn's hands: {caller} x {metadata routing on, off} x {domains=, domain_column}.
 
-Every cell runs the caller on a classifier that notes, row by row, the domain its predictions (or, for callers that only fit,
-its fit) really got. A cell is one of
+Every cell runs the caller on a classifier that notes, row by row, which domain its fits and its predictions really got, and
+asserts that every row of the data arrived in the last step of the caller. A cell is one of
 
 - KEPT: every row came with its own domain;
-- DROPPED: scikit-learn passed the rows on without domains, silently, so that the meta-learner answered;
+- DROPPED: every row was fitted with its own domain, but scikit-learn asked for all predictions without domains, silently, so
+  that the meta-learner answered;
 - a pattern: scikit-learn refuses, and this is its message.
 """
 
@@ -48,13 +49,13 @@ N = 48
 def rows():
     """Texts that name their row, labels and domains; `domain_of` says which domain a text has."""
     X, y, d = make_texts(N)
-    X = np.array([f"{text} {i}" for i, text in enumerate(X)], dtype=object)
+    X = np.array([f"{text} {i}".title() for i, text in enumerate(X)], dtype=object)  # in capitals, for what cleans
     order = np.random.default_rng(0).permutation(N)
     return X[order], y[order], d[order]
 
 
 X, Y, D = rows()
-DOMAIN_OF = dict(zip(X.tolist(), D.tolist()))
+DOMAIN_OF = {text.lower(): domain for text, domain in zip(X.tolist(), D.tolist())}
 FRAME = pd.DataFrame({"text": X, "domain": D})
 
 
@@ -178,12 +179,19 @@ def calibrated(call, method):
         calibrated.predict(call.X, **call.domains)
 
 
-def predicted_only(function):
-    """Forget what fit got: the cell is about scoring."""
+def refit(call):
+    """Of a search, the fit on all rows alone."""
+    call.search().fit(call.X, Y, **call.domains)
+    del Spy.fitted[:-1]
+    Spy.predicted.clear()
+
+
+def cleaned_texts(function):
+    """What comes after a cleaner is in lower case."""
 
     def run(call):
         function(call)
-        Spy.fitted.clear()
+        assert all(text == text.lower() for calls in (*Spy.fitted, *Spy.predicted) for text, _ in calls)
 
     return run
 
@@ -195,49 +203,43 @@ CALLERS = {
     "predict_proba": lambda c: after_fit(c, "predict_proba"),
     "decision_function": lambda c: after_fit(c, "decision_function"),
     "score": lambda c: after_fit(c, "score", Y),
-    "cross_val_score": predicted_only(lambda c: cross_val_score(c.clf, c.X, Y, cv=2, error_score="raise", **c.params)),
-    "cross_validate": predicted_only(lambda c: cross_validate(c.clf, c.X, Y, cv=2, error_score="raise", **c.params)),
-    "cross_validate, string scorer": predicted_only(
-        lambda c: cross_validate(c.clf, c.X, Y, cv=2, scoring="neg_log_loss", error_score="raise", **c.params)
+    "cross_val_score": lambda c: cross_val_score(c.clf, c.X, Y, cv=2, error_score="raise", **c.params),
+    "cross_validate": lambda c: cross_validate(c.clf, c.X, Y, cv=2, error_score="raise", **c.params),
+    "cross_validate, string scorer": lambda c: cross_validate(
+        c.clf, c.X, Y, cv=2, scoring="neg_log_loss", error_score="raise", **c.params
     ),
-    "cross_val_predict": predicted_only(lambda c: cross_val_predict(c.clf, c.X, Y, cv=2, **c.params)),
-    "GridSearchCV.fit": predicted_only(lambda c: c.search().fit(c.X, Y, **c.domains)),
-    "GridSearchCV, refit": lambda c: (c.search().fit(c.X, Y, **c.domains), Spy.predicted.clear()),
+    "cross_val_predict": lambda c: cross_val_predict(c.clf, c.X, Y, cv=2, **c.params),
+    "GridSearchCV.fit": lambda c: c.search().fit(c.X, Y, **c.domains),
+    "GridSearchCV, refit": refit,
     "GridSearchCV.predict": lambda c: searched(c).predict(c.X, **c.domains),
     "GridSearchCV.score": lambda c: searched(c).score(c.X, Y, **c.domains),
-    "cross_validate of GridSearchCV, domain scorers": predicted_only(nested),
-    "RandomizedSearchCV.fit": predicted_only(
-        lambda c: c.search(RandomizedSearchCV, n_iter=2, random_state=0).fit(c.X, Y, **c.domains)
+    "cross_validate of GridSearchCV, domain scorers": nested,
+    "RandomizedSearchCV.fit": lambda c: c.search(RandomizedSearchCV, n_iter=2, random_state=0).fit(c.X, Y, **c.domains),
+    "HalvingGridSearchCV.fit": lambda c: c.search(HalvingGridSearchCV, factor=2, random_state=0, min_resources=24).fit(
+        c.X, Y, **c.domains
     ),
-    "HalvingGridSearchCV.fit": predicted_only(
-        lambda c: c.search(HalvingGridSearchCV, random_state=0, min_resources=24).fit(c.X, Y, **c.domains)
+    "learning_curve": lambda c: learning_curve(
+        c.clf, c.X, Y, cv=2, train_sizes=[0.9, 1.0], shuffle=True, random_state=0, error_score="raise", **c.params
     ),
-    "learning_curve": predicted_only(
-        lambda c: learning_curve(
-            c.clf, c.X, Y, cv=2, train_sizes=[0.9, 1.0], shuffle=True, random_state=0, error_score="raise", **c.params
-        )
+    "validation_curve": lambda c: validation_curve(
+        c.clf,
+        c.X,
+        Y,
+        param_name="corruption_weight",
+        param_range=[0.0, 0.1],
+        cv=2,
+        error_score="raise",
+        **c.params,
     ),
-    "validation_curve": predicted_only(
-        lambda c: validation_curve(
-            c.clf,
-            c.X,
-            Y,
-            param_name="corruption_weight",
-            param_range=[0.0, 0.1],
-            cv=2,
-            error_score="raise",
-            **c.params,
-        )
-    ),
-    "permutation_test_score": predicted_only(
-        lambda c: permutation_test_score(c.clf, c.X, Y, cv=2, n_permutations=2, random_state=0, **c.params)
+    "permutation_test_score": lambda c: permutation_test_score(
+        c.clf, c.X, Y, cv=2, n_permutations=2, random_state=0, **c.params
     ),
     "Pipeline.fit": lambda c: Pipeline([("mft", c.clf)]).fit(c.X, Y, **c.named("mft")),
     "Pipeline.predict": lambda c: pipeline(c, "predict", **c.domains),
     "Pipeline.predict_proba": lambda c: pipeline(c, "predict_proba", **c.domains),
     "Pipeline.score": lambda c: pipeline(c, "score", Y, **c.domains),
-    "FunctionTransformer in front": cleaned,
-    "ColumnTransformer in front": in_front,
+    "FunctionTransformer in front": cleaned_texts(cleaned),
+    "ColumnTransformer in front": cleaned_texts(in_front),
     "CalibratedClassifierCV.fit": lambda c: calibrated(c, "fit"),
     "CalibratedClassifierCV.predict": lambda c: calibrated(c, "predict"),
     "VotingClassifier.fit": lambda c: voting(c, "fit"),
@@ -294,16 +296,25 @@ def spy(make):
     return Spy(**make(meta_epochs=1, adaptation=None).get_params())
 
 
-def outcome():
-    calls = [*Spy.fitted, *Spy.predicted]
-    assert calls
-    got = [pair for call in calls for pair in call]
-    if all(domain == DOMAIN_OF[text] for text, domain in got):
-        return KEPT
-    without = [call for call in calls if all(domain is None for _, domain in call)]
-    with_own = [call for call in calls if all(domain == DOMAIN_OF[text] for text, domain in call)]
-    assert len(without) + len(with_own) == len(calls), "a row came with another row's domain"
-    return DROPPED
+FITS = {"fit", "clone, fit", "Pipeline.fit", "VotingClassifier.fit", "GridSearchCV, refit"}  # and predict nothing
+
+
+def kept(calls):
+    """Whether every row came with its own domain; else none may have had one."""
+    own = {all(domain == DOMAIN_OF[text.lower()] for text, domain in call) for call in calls}
+    if own == {False}:
+        assert all(domain is None for call in calls for _, domain in call), "a row came with another row's domain"
+    assert len(own) == 1, "of some calls the domains were kept, of others not"
+    return own.pop()
+
+
+def outcome(caller):
+    if Spy.fitted:
+        assert kept(Spy.fitted), "fitted without domains"
+    assert bool(Spy.predicted) == (caller not in FITS)
+    arrived = {text.lower() for call in (Spy.predicted or Spy.fitted[-1:]) for text, _ in call}
+    assert arrived == set(DOMAIN_OF)
+    return KEPT if caller in FITS or kept(Spy.predicted) else DROPPED
 
 
 @pytest.mark.parametrize(("caller", "routing", "form"), CELLS, ids=str)
@@ -312,9 +323,10 @@ def test_cell(spy, caller, routing, form):
     with sklearn.config_context(enable_metadata_routing=routing):
         try:
             CALLERS[caller](Call(spy, routing, form))
-            got = outcome()
         except Exception as error:  # scikit-learn's refusal, whatever its type
             got = f"{type(error).__name__}: {error}"
+        else:
+            got = outcome(caller)
     OUTCOMES[caller, routing, form] = got if got in (KEPT, DROPPED) else "refused"
     if expected in (KEPT, DROPPED):
         assert got == expected
