@@ -2,9 +2,13 @@
 
 import gc
 import multiprocessing
+import os
+import shutil
 import sqlite3
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import joblib
 import numpy as np
@@ -13,9 +17,10 @@ import pytest
 import sklearn
 import torch
 from conftest import make_texts
+from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
 
-from skmft import encoding, stages
+from skmft import MetaFineTunedClassifier, encoding, stages
 from skmft.encoding import RowStore
 from skmft.networks import find_encoder, load_tokenizer, tokenizer_fingerprint
 
@@ -71,13 +76,58 @@ def test_each_text_once_in_a_search(make, data, tmp_path, counted):
     np.testing.assert_allclose(first.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"])
 
 
-def test_each_text_once_in_two_processes(make, data, tmp_path, counted):
-    clf = make(meta_epochs=1, adaptation_epochs=1, memory=str(tmp_path))
+def noting(log):
+    """A classifier that, in whatever process it is, notes in a file what the tokenizer and the pre-trained encoder get.
+
+    A class of this function's own travels to the processes by value, and patches the library there.
+    """
+
+    class Noting(MetaFineTunedClassifier):
+        @contextmanager
+        def noted(self):
+            def note(kind, items):
+                with open(log, "a") as file:
+                    file.writelines(f"{os.getpid()}\t{kind}\t{item}\n" for item in items)
+
+            def tokenize(tokenizer, texts, *args, **kwargs):
+                note("tokenized", texts)
+                return plain_tokenize(tokenizer, texts, *args, **kwargs)
+
+            def embed(run, encoder, tokens, *args):
+                note("embedded", range(len(tokens)))
+                return plain_embed(run, encoder, tokens, *args)
+
+            plain_tokenize, plain_embed = encoding.tokenize, stages.Run.embed
+            with (
+                mock.patch.object(encoding, "tokenize", tokenize),
+                mock.patch.object(stages, "tokenize", tokenize),
+                mock.patch.object(stages.Run, "embed", embed),
+            ):
+                yield
+
+        def _fit(self, *args, **kwargs):
+            with self.noted():
+                return super()._fit(*args, **kwargs)
+
+        def _logits(self, *args, **kwargs):
+            with self.noted():
+                return super()._logits(*args, **kwargs)
+
+    return Noting
+
+
+def test_each_text_once_in_two_processes(make, data, tmp_path):
+    log, memory = tmp_path / "log", tmp_path / "memory"
+    clf = noting(log)(**make(meta_epochs=1, adaptation_epochs=1, memory=str(memory)).get_params())
     search(clf, data, n_jobs=2)
-    # an array that two processes had both computed would have failed to be inserted
-    assert rows_in(tmp_path, "tokens") == rows_in(tmp_path, "embeddings") == len(set(data[0]))
+    processes, kinds, items = zip(*(line.split("\t") for line in log.read_text().splitlines()))
+    assert len(set(processes) - {str(os.getpid())}) == 2
+    assert sorted(i for i, kind in zip(items, kinds) if kind == "tokenized") == sorted(set(data[0]))
+    assert kinds.count("embedded") == len(set(data[0]))
+    assert rows_in(memory, "tokens") == rows_in(memory, "embeddings") == len(set(data[0]))
+    log.unlink()
     search(clf, data)
-    assert not counted["tokenized"] and not counted["embedded"]
+    assert not log.exists()
 
 
 def test_the_same_model_with_and_without(make, data, tmp_path):
@@ -123,6 +173,19 @@ def test_what_the_arrays_depend_on(make, tiny_models, data, tmp_path, counted):
         make(meta_epochs=1, adaptation=None, memory=tmp_path, **changes).fit(X, y, domains=d)
     assert counted["embedded"] == len(settings) * len(set(X))
     assert len(counted["tokenized"]) == 3 * len(set(X))  # length and model alone
+
+
+def test_other_weights_in_the_same_folder(make, tiny, data, tmp_path, counted):
+    """Of the same name, length and pooling: they are told by their hash."""
+    X, y, d = data
+    folder = shutil.copytree(tiny, tmp_path / "encoder")
+    clf = make(model=str(folder), meta_epochs=1, adaptation=None, memory=tmp_path / "memory")
+    before = clf.fit(X, y, domains=d).typicality_
+    weights = load_file(folder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    save_file({**weights, name: weights[name].flip(0).contiguous()}, folder / "model.safetensors", {"format": "pt"})
+    after = clf.fit(X, y, domains=d).typicality_
+    assert counted["embedded"] == 2 * len(set(X)) and not np.allclose(before, after)
 
 
 def test_another_tokenizer_has_other_tokens(tiny):
