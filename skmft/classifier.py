@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -609,20 +609,28 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.adapted_weights_, self.history_ = self.adapted_weights_ | {name: tensors}, history
         return self
 
-    def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
+    def save(
+        self,
+        path: str | os.PathLike,
+        *,
+        notes: str = "",
+        results: Mapping[Any, Mapping[str, float]] | None = None,
+    ) -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
         What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
         stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
-        it should say by `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder; under ``"lora"``
-        and ``"head"`` it is small.
+        it should say by `results` and `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder;
+        under ``"lora"`` and ``"head"`` it is small.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the model card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
+            Markdown for the model card's section of results, such as what the held-out rows were.
+        results : dict of dict of numbers, default=None
+            Results by domain for the same section, a table: what ``skmft.metrics.domain_report(..., output_dict=True)`` gives.
 
         Raises
         ------
@@ -630,7 +638,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             If the path holds something else, or ``.name.old`` beside it, where the replaced folder lies for a moment; or if
             an earlier save was cut off, and a file of somebody else's that it had to move is in both folders by now.
         ValueError
-            If a parameter has a value that `load` would refuse, as may be after `set_params`.
+            If a parameter has a value that `load` would refuse, as may be after `set_params`, or `results` is no dict of
+            dicts of numbers.
         sklearn.exceptions.NotFittedError
             Before `fit`.
 
@@ -641,7 +650,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         """
         from .persistence import save
 
-        save(self, path, notes=notes)
+        save(self, path, notes=notes, results=results)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> MetaFineTunedClassifier:

@@ -348,6 +348,8 @@ class TrainingHistoryDisplay(_Display):
                     meta = entry["stage"] == "meta"
                     who = "meta-learner" if meta else str(entry["domain"])
                     name = f"{who}: {key.replace('_', ' ')}"
+                    if entry.get("epoch") == 1:
+                        self.curves[name] = []  # adapted again: the last time counts
                     self.curves.setdefault(name, []).append(entry[key])
                     if not meta:
                         self._of_domain[name] = who
@@ -531,7 +533,10 @@ class CorruptionCurveDisplay(_Display):
         missing = [name for name in wanted if name not in cv_results]
         if missing:
             raise ValueError(f"cv_results has no {missing}; it has {sorted(cv_results)}.")
-        frame = pd.DataFrame({k: list(v) for k, v in cv_results.items() if k != "params"})
+        columns: dict[str, Any] = {
+            k: np.ma.asarray(v, dtype=object).filled(np.nan) for k, v in cv_results.items() if k != "params"
+        }
+        frame = pd.DataFrame(columns).infer_objects()  # of several grids, some may lack the parameter
         scored = frame[frame[f"mean_test_{score}"].notna()]
         if scored.empty:
             raise ValueError(

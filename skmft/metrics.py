@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from .inputs import kind_of
+from .inputs import column_names, kind_of
 
 __all__ = [
     "DomainScorer",
@@ -53,6 +53,8 @@ def _by_domain(domains: ArrayLike, n_rows: int) -> dict[Any, NDArray[np.int64]]:
     values = np.asarray(domains)
     if values.shape != (n_rows,):
         raise ValueError(f"domains has shape {values.shape}, but y has {n_rows} rows; expected ({n_rows},).")
+    if not n_rows:
+        raise ValueError("y and domains have no rows; expected at least one.")
     _check_domains(domains)
     return {name: np.flatnonzero(values == name) for name in np.unique(values).tolist()}
 
@@ -387,7 +389,7 @@ class DomainScorer:
         """
         estimator = _answering(estimator)
         method, passed = getattr(estimator, self.response_method), {}
-        columns = list(X.columns) if isinstance(X, pd.DataFrame) else []
+        columns = column_names(X) or []
         own = _own_column(estimator)
         column = own if self.domain_column is None else self.domain_column
         if domains is not None:
@@ -396,11 +398,11 @@ class DomainScorer:
             elif own not in columns:
                 self._refuse_to_drop(estimator)
         elif column in columns:
-            domains = X[column]
+            domains = np.asarray(X[column])
         else:
             raise ValueError(
                 f"{self!r} got no domains. Give them as domains= with "
-                "sklearn.set_config(enable_metadata_routing=True), or keep them in a column of the DataFrame X and set "
+                "sklearn.set_config(enable_metadata_routing=True), or keep them in a column of X and set "
                 f"domain_column= (it is {self.domain_column!r}; X is a {type(X).__name__})."
             )
         answer, kwargs = self._for_metric(method(X, **passed), estimator)
@@ -547,7 +549,7 @@ def domain_invariance_score(
     smallest = min(sizes, key=lambda name: sizes[name])
     if sizes[smallest] < cv:
         raise ValueError(f"domain {smallest!r} has {sizes[smallest]} rows, fewer than cv={cv}; use fewer folds.")
-    values = np.asarray(domains)
+    values = np.unique(np.asarray(domains), return_inverse=True)[1]
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     told = cross_val_predict(probe, embeddings, values, cv=folds)

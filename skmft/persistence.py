@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ _ENCODER_FILES = {".json", ".txt", ".model", ".spm", ".jinja"}  # beside the wei
 _CODE_KEYS = {"auto_map", "transformers_weights", "quantization_config"}
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _NO_RESULTS = (
-    "No held-out results were given when the model was saved (`save(path, notes=...)` takes them). The table above counts "
+    "No held-out results were given when the model was saved (`save(path, results=...)` takes them). The table above counts "
     "training rows; how good the model is on others is not known here."
 )
 
@@ -146,7 +147,9 @@ class StoredWeights(Mapping):
 # ----------------------------------------------------------------------- save
 
 
-def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
+def save(
+    clf: Any, path: str | os.PathLike, *, notes: str = "", results: Mapping[Any, Mapping[str, float]] | None = None
+) -> None:
     """Write a fitted classifier to a folder; see `MetaFineTunedClassifier.save`."""
     from importlib.metadata import version
 
@@ -158,6 +161,7 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
 
     check_is_fitted(clf)
     clf._check_unchanged()
+    notes = "\n\n".join(part for part in (_results_table(results or {}), notes.strip()) if part)
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
     mend(target)
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
@@ -232,6 +236,21 @@ def save(clf: Any, path: str | os.PathLike, *, notes: str = "") -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def _results_table(results: Mapping[Any, Mapping[str, float]]) -> str:
+    """Markdown of what `domain_report` gives with ``output_dict=True``; empty for no results."""
+    lines = results.values() if isinstance(results, Mapping) else [None]
+    if not all(isinstance(line, Mapping) and all(isinstance(v, Real) for v in line.values()) for line in lines):
+        raise ValueError(
+            f"results is {results!r:.100}; expected a dict of dicts of numbers, as domain_report(..., output_dict=True) gives "
+            "it; text goes into notes."
+        )
+    columns = list(dict.fromkeys(column for line in results.values() for column in line))
+    rows = [["domain", *columns], ["---"] * (len(columns) + 1)] if results else []
+    for name, line in results.items():
+        rows.append([str(name), *(f"{line[c]:.4g}" if c in line else "" for c in columns)])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
 def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
     counts = clf.class_counts_
     classes, domains = clf.classes_.tolist(), clf.domains_.tolist()
@@ -268,7 +287,7 @@ def _model_card(clf: Any, versions: dict[str, str], notes: str) -> str:
         "",
         "## Results",
         "",
-        notes.strip() or _NO_RESULTS,
+        notes or _NO_RESULTS,
         "",
         "## Parameters",
         "",

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import sklearn
 from conftest import make_texts
+from sklearn.model_selection import GridSearchCV
 
 from skmft.inspection import (
     CorruptionCurveDisplay,
@@ -318,3 +319,22 @@ def test_lengths_that_differ():
         EmbeddingDisplay(np.eye(2), np.eye(2), long, ["books", "dvd"])
     with pytest.raises(ValueError, match=r"score_std has shape \(3,\), but weights has 2 rows"):
         CorruptionCurveDisplay([0, 1], [0.5, 0.6], [0.1, 0.1, 0.1])
+
+
+def test_a_domain_that_was_adapted_again_shows_its_last_training():
+    history = [{"stage": "meta", "epoch": 1, "label_loss": 0.7}]
+    for losses in ((0.6, 0.5), (0.3, 0.2, 0.1)):
+        history += [
+            {"stage": "adaptation", "domain": "toys", "epoch": e + 1, "label_loss": v} for e, v in enumerate(losses)
+        ]
+    assert TrainingHistoryDisplay(history).curves["toys: label loss"] == [0.3, 0.2, 0.1]
+
+
+def test_a_search_over_several_grids(make, data):
+    """Some of which do not set the weight: their candidates are left out, without a warning."""
+    X, y, d = data
+    grids = [{"corruption_weight": [0.0, 1.0]}, {"learning_rate": [1e-3]}]
+    search = GridSearchCV(make(meta_epochs=1, adaptation=None), grids, cv=2, refit=False).fit(X, y, domains=d)
+    display = CorruptionCurveDisplay.from_cv_results(search.cv_results_)
+    assert display.weights.tolist() == [0, 1]
+    np.testing.assert_array_equal(display.score, search.cv_results_["mean_test_score"][:2])

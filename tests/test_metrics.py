@@ -467,3 +467,27 @@ def test_columns_of_probabilities_in_another_order():
     other = domain_report(y, y, ["books"] * 4, y_proba=proba[:, ::-1], labels=["b", "a"], output_dict=True)
     assert one == other
     assert one["books"]["log loss"] == pytest.approx(-np.log([0.9, 0.9, 0.8, 0.6]).mean())
+
+
+def test_no_rows():
+    for call in (domain_report, macro_domain_score, worst_domain_score):
+        with pytest.raises(ValueError, match="have no rows; expected at least one"):
+            call([], [], [])
+
+
+def test_numbers_as_domains_of_a_probe():
+    rng, d = np.random.default_rng(0), np.repeat([0.5, 1.5], 40)
+    E = rng.normal(size=(80, 3)) + d[:, None]
+    expected = domain_invariance_score(E, np.where(d < 1, "a", "b"), random_state=0)
+    assert domain_invariance_score(E, d, random_state=0) == expected
+
+
+def test_scorers_find_the_domain_column_of_other_tables(make, data):
+    datasets, pa = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    X, y, d = data
+    frame = pd.DataFrame({"text": X, "domain": d})
+    clf = make(domain_column="domain", meta_epochs=1).fit(frame, y)
+    scorer = make_domain_scorer(average="worst")
+    expected = scorer(clf, frame, y)
+    for table in (datasets.Dataset.from_pandas(frame), pa.Table.from_pandas(frame)):
+        assert scorer(clf, table, y) == expected

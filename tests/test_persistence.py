@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from skorch.callbacks import Callback
 from skmft import MetaFineTunedClassifier
 from skmft import persistence as module
 from skmft.baselines import DomainAdversarialClassifier
+from skmft.metrics import domain_report
 from skmft.persistence import MANIFEST, PersistenceError
 
 
@@ -56,14 +58,21 @@ def rewrite_manifest(folder, all_files=False):
     (folder / MANIFEST).write_text(json.dumps(content))
 
 
-def test_round_trip_in_a_new_process(later, saved, data):
+@pytest.mark.parametrize("way", ["save", "pickle", "joblib"])
+def test_round_trip_in_a_new_process(later, saved, data, tmp_path, way):
     X, y, d = data
+    (tmp_path / "pickle").write_bytes(pickle.dumps(later))
+    joblib.dump(later, tmp_path / "joblib")
+    loads = {
+        "save": f"from skmft import MetaFineTunedClassifier; clf = MetaFineTunedClassifier.load({str(saved)!r})",
+        "pickle": f"clf = pickle.load(open({str(tmp_path / 'pickle')!r}, 'rb'))",
+        "joblib": f"import joblib; clf = joblib.load({str(tmp_path / 'joblib')!r})",
+    }
     code = f"""
 import pickle, sys
 import torch
 torch.set_num_threads({torch.get_num_threads()})
-from skmft import MetaFineTunedClassifier
-clf = MetaFineTunedClassifier.load({str(saved)!r})
+{loads[way]}
 X, y, d = {X!r}, {y.tolist()!r}, {d.tolist()!r}
 out = [clf.predict_proba(X, domains=k) for k in (None, "books", "kitchen", "music")]
 out += [clf.transform(X), clf.typicality(X, y, d), clf.classes_, clf.domains_]
@@ -428,6 +437,25 @@ def test_what_is_saved_can_be_loaded(make, data, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
     with pytest.raises(ValueError, match=r"parameters of now could not be loaded again \(The 'batch_size'"):
         clf.set_params(batch_size=-1).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_results_in_the_model_card(later, data, tmp_path):
+    X, y, d = data
+    results = domain_report(y, later.predict(X, domains=d), d, output_dict=True)
+    results["books"]["accuracy"] = 0.123456
+    later.save(tmp_path / "model", results=results, notes="On rows of the training set.")
+    card = (tmp_path / "model" / "README.md").read_text()
+    section = card.split("## Results\n\n")[1].split("\n\n## ")[0]
+    lines = section.splitlines()
+    assert lines[0] == "| domain | support | accuracy | macro F1 |"
+    assert lines[2].startswith("| books | 24 | 0.1235 | ")
+    assert [line.split(" | ")[0] for line in lines[3:6]] == ["| kitchen", "| macro", "| worst"]
+    assert lines[-2:] == ["", "On rows of the training set."]
+    MetaFineTunedClassifier.load(tmp_path / "model")
+    for wrong in ("accuracy 1.00", {"books": 0.5}, {"books": {"accuracy": "high"}}):
+        with pytest.raises(ValueError, match=r"results is .*expected a dict of dicts of numbers"):
+            later.save(tmp_path / "other", results=wrong)
     assert not (tmp_path / "other").exists()
 
 
