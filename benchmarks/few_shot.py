@@ -2,13 +2,14 @@
 
 Within a cell's task, shots and seed, all methods learn from the same rows and are scored on the same frozen test rows. All
 methods that fine-tune take the same number of optimiser steps a model: those of stage 2 at the defaults, batches of 32 rows
-(stage 3 comes on top; of "single", every domain's model takes them; SetFit takes 120). The cells that cost least come
-first; finished cells are skipped, so that a run can be stopped at any time and gone on with later. `report.py` makes tables and
-curves of the cells.
+(stage 3 comes on top; of "single", every domain's model takes them; SetFit takes 132, and "exact" 2 epochs). The cells that
+cost least come first; finished cells are skipped, so that a run can be stopped at any time and gone on with later. `report.py`
+makes tables and curves of the cells.
 
     python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
     python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold
-    python benchmarks/few_shot.py --shots 16 64 256 1000     # a column or two of each task
+    python benchmarks/few_shot.py --shots headline           # two columns of each task, those of the report's means
+    python benchmarks/few_shot.py --shots 16 mnli:256        # 16 labelled rows of the tasks that have it, 256 of inference
     python benchmarks/few_shot.py --threads 1 --jobs 2       # two cells at a time, a thread each
     python benchmarks/few_shot.py --verify 3                 # runs 3 finished cells again and compares
 """
@@ -42,13 +43,15 @@ from skmft.baselines import (
     MultiTaskClassifier,
     SingleDomainClassifier,
 )
+from skmft.classifier import MOST_ROWS_APART
 from skmft.networks import DEFAULT_MODEL, find_encoder
-from skmft.stages import META_EPOCHS
+from skmft.stages import ADAPTATION_EPOCHS, ADAPTATION_LEARNING_RATES, META_EPOCHS
 from skmft.training import auto_epochs, has_native_bfloat16, resolve_device
 
 CELLS = HERE / "cells" / "few_shot"
 FEW = (8, 16, 32, 64, 128, "full")
 SHOTS = {"amazon": FEW, "mnli": (64, 256, 1000, 4000), "hypernyms": FEW}  # labelled rows a domain
+HEADLINE = ("amazon:16", "amazon:64", "mnli:256", "mnli:1000", "hypernyms:16", "hypernyms:64")  # what means are over
 DOMAINS = {"amazon": 4, "mnli": 5, "hypernyms": 3}
 HYPERNYM_SPLITS = 5  # few pairs of vehicles are left in one split of the terms, so seeds take turns among these
 NAMES = {  # what is scored; one fit may give two
@@ -66,11 +69,21 @@ NAMES = {  # what is scored; one fit may give two
     "dc": "DC: the paper's domain corruption alone",
     "paper": "the paper's MFT: meta-learner",
     "paper_adapted": "the paper's MFT: adapted to each domain",
+    "exact": "the paper's MFT at its own learning rate and epochs: meta-learner",
+    "exact_adapted": "the same, adapted to each domain",
     "meta": "MFT: meta-learner",
     "adapted": "MFT: adapted to each domain",
 }
 SETFIT_PAIRS = 16  # a batch, so that a step reads 32 texts as everywhere else
-SETFIT_STEPS = 120  # so that a cell takes less than 10 minutes on two cores; its default is an epoch of its pairs
+SETFIT_STEPS = (
+    132  # its default, an epoch of its pairs, at 16 labelled reviews a domain; more took over 10 minutes a cell
+)
+AUTO = {  # what "auto" stands for, so that cells tell when it changes
+    "meta_epochs": META_EPOCHS,
+    "adaptation_epochs": ADAPTATION_EPOCHS,
+    "adaptation_learning_rate": ADAPTATION_LEARNING_RATES,
+    "pair_encoding": MOST_ROWS_APART,
+}
 
 
 @dataclass(frozen=True)
@@ -333,6 +346,7 @@ METHODS: dict[str, Callable[[Data], Results]] = {
     "tw": one_model("tw", ours(paper, **TW)),
     "dc": one_model("dc", ours(paper, **DC)),
     "paper": two_models("paper", "paper_adapted", ours(paper)),
+    "exact": two_models("exact", "exact_adapted", ours(MetaFineTunedClassifier.from_paper)),
     "mft": two_models("meta", "adapted", ours(MetaFineTunedClassifier)),
     "trainer": trainer,
     "setfit": setfit,
@@ -358,9 +372,15 @@ def plan(args: argparse.Namespace) -> list[Cell]:
         for shots in SHOTS[task]
         for method in args.methods
         for seed in args.seeds
-        if not args.shots or str(shots) in args.shots
+        if selected(task, shots, args.shots)
     ]
     return [cell for cell in cells if applies(cell.method, cell.task)]
+
+
+def selected(task: str, shots: int | str, given: list[str] | None) -> bool:
+    """Whether `--shots` asks for this column: for all, by its number, by task and number, or among the headline's."""
+    name = f"{task}:{shots}"
+    return not given or str(shots) in given or name in given or ("headline" in given and name in HEADLINE)
 
 
 def applies(method: str, task: str) -> bool:
@@ -385,14 +405,17 @@ def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]]) -> f
 
 def settings(cell: Cell, common: dict[str, Any]) -> dict[str, Any]:
     """The parameters that a cell's estimator is made with, so that cells of other defaults can be told apart."""
+    encoder = {"model": common["model"], "max_length": MetaFineTunedClassifier().max_length}
+    if cell.method == "embeddings":
+        return encoder
     if cell.method == "setfit":
-        return {"pairs_a_step": SETFIT_PAIRS, "steps": SETFIT_STEPS}
+        return {**encoder, "pairs_a_step": SETFIT_PAIRS, "steps": SETFIT_STEPS}
     if cell.method == "trainer":
-        return {"learning_rate": common.get("learning_rate", MetaFineTunedClassifier().learning_rate)}
+        return {**encoder, "learning_rate": common.get("learning_rate", MetaFineTunedClassifier().learning_rate)}
     make = getattr(METHODS[cell.method], "make", None)
     if make is None:
         return {}
-    return params_of(make(Data(pd.DataFrame(), pd.DataFrame(), cell.seed, common)))
+    return {**params_of(make(Data(pd.DataFrame(), pd.DataFrame(), cell.seed, common))), "auto": AUTO}
 
 
 def params_of(clf: Any) -> dict[str, Any]:
@@ -535,7 +558,7 @@ def run_cells(
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(SHOTS), default=list(SHOTS))
-    parser.add_argument("--shots", nargs="+", help="of all tasks that have them; default all")
+    parser.add_argument("--shots", nargs="+", help="such as 16, mnli:256, headline; default all")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
     parser.add_argument(
@@ -550,7 +573,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--verify", type=int, metavar="N", help="run N finished cells again and compare")
     args = parser.parse_args(argv)
     known = {str(s) for task in args.tasks for s in SHOTS[task]}
-    if args.shots and not set(args.shots) <= known:
+    exact = {f"{task}:{s}" for task in args.tasks for s in SHOTS[task]}
+    if args.shots and not set(args.shots) <= known | exact | {"headline"}:
         parser.error(
             f"--shots {' '.join(args.shots)}: the tasks have {' '.join(sorted(known, key=lambda s: (len(s), s)))}"
         )

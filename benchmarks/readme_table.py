@@ -52,7 +52,7 @@ def short_table(folder: Path, seeds: list[int]) -> str:
             found = scores.get(column, {}).get(name, {})
             if missing := [s for s in seeds if s not in found]:
                 raise ValueError(f"no cell of {few_shot.NAMES[name]!r} for {column}, seeds {missing}, in {folder}")
-            values.append(report.plus_minus([100 * found[s].accuracy for s in seeds]))
+            values.append(report.accuracy(column, {s: found[s] for s in seeds}))
         lines.append([few_shot.NAMES[name], *values])
     return "\n".join(report.table(["labelled in each domain", *map(str, columns)], lines)) + "\n"
 

@@ -49,7 +49,7 @@ def load(task: str) -> pd.DataFrame:
         frame = _frame(data, group=data.groups, part="any")
     else:
         parts = []
-        for part in ("train", "test"):
+        for part in ("test", "train"):  # of a row in both, the test row stays
             if name == "mnli":
                 data = fetch_mnli_genres(subset="train" if part == "train" else "dev_matched")
             else:
@@ -101,7 +101,11 @@ def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     hashes = set(listed.read_text().split())
     is_test = frame["hash"].isin(hashes) & (frame["part"] != "train")
     if is_test.sum() != len(hashes):
-        raise ValueError(f"{listed.name}: {len(hashes) - is_test.sum()} test rows are not in the data")
+        raise ValueError(
+            f"{listed.name}: {len(hashes) - is_test.sum()} of its {len(hashes)} test rows are not in the data, which is of "
+            "another edition than the list was made from; get that one, or move the list away to have a new one made, whose "
+            "figures cannot be compared."
+        )
     test = frame[is_test]
     held = frame[is_test | (frame["part"] == "test")]
     pool = frame[~frame.index.isin(held.index) & ~frame["group"].isin(set(held["group"]))]
@@ -128,8 +132,11 @@ def without_terms_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 
 def clusters(task: str, rows: pd.DataFrame) -> pd.Series:
-    """What makes rows alike, so that they are resampled together: of term pairs the second term, else the group."""
-    return rows["text2"].str.casefold() if _parse(task)[0] == "hypernyms" else rows["group"]
+    """What makes rows alike, so that they are resampled together: of term pairs the more general term, else the group."""
+    if _parse(task)[0] != "hypernyms":
+        return rows["group"]
+    reversed_pair = rows["text2"].str.casefold().map(text_hash) == rows["group"]  # a group is the more special term
+    return rows["text2"].where(~reversed_pair, rows["text"]).str.casefold()
 
 
 def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
