@@ -24,6 +24,7 @@ ROWS = {  # name of what is scored, and the method that gives it
     "single": "single",
     "trainer": "trainer",
     "mix": "mix",
+    "mix_bi": "mix_bi",
     "mtl": "mtl",
     "adv": "adv",
     "paper_adapted": "paper",
@@ -49,6 +50,9 @@ def short_table(folder: Path, seeds: list[int]) -> str:
     for name in ROWS:
         values = []
         for column in columns:
+            if not few_shot.applies(ROWS[name], column.task):
+                values.append("")
+                continue
             found = scores.get(column, {}).get(name, {})
             if missing := [s for s in seeds if s not in found]:
                 raise ValueError(f"no cell of {few_shot.NAMES[name]!r} for {column}, seeds {missing}, in {folder}")
@@ -75,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.cells or HERE / "cells" / "readme_table"
     methods = dict.fromkeys(ROWS.values())
     cells = [few_shot.Cell(task, int(n), m, seed) for task, n in COLUMNS for m in methods for seed in args.seeds]
+    cells = [cell for cell in cells if few_shot.applies(cell.method, cell.task)]
     options = few_shot.arguments(["--threads", "1", "--jobs", str(cpu_count()), "--cells", str(folder)])
     if few_shot.run(cells, options):
         return 1
