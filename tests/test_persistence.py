@@ -800,6 +800,28 @@ def test_from_pretrained_of_nothing(monkeypatch):
         MetaFineTunedClassifier.from_pretrained("some/where")
 
 
+def test_from_pretrained_of_the_hubs_cache(saved, later, data, tmp_path, monkeypatch):
+    """There files are links to blobs beside the snapshot; anywhere else a link that leads out of the folder is refused."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    for number, path in enumerate(p for p in saved.rglob("*") if p.is_file()):
+        shutil.copy(path, blobs / str(number))
+        link = snapshot / path.relative_to(saved)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blobs / str(number))
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, revision: asked.append((name, revision)) or str(snapshot)
+    )
+    loaded = MetaFineTunedClassifier.from_pretrained("some/where", revision="abc")
+    assert asked == [("some/where", "abc")]
+    for domain in (None, "books", "music"):
+        np.testing.assert_array_equal(loaded.predict_proba(data[0], domain), later.predict_proba(data[0], domain))
+    elsewhere = snapshot.rename(tmp_path / "elsewhere")
+    with pytest.raises(PersistenceError, match="lies outside of the folder; expected no links"):
+        MetaFineTunedClassifier.load(elsewhere)
+
+
 def test_from_pretrained_where_a_save_was_cut_off(copied, later, data, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **kwargs: 1 / 0)
     copied.rename(copied.parent / ".model.old")
