@@ -143,8 +143,10 @@ def report() -> str:
         "the paper's losses under the optimisation of our defaults, without adaptation; scored on "
         f"{VALIDATION} other reviews of the training pool in each of 4 domains. The probe is "
         "`domain_invariance_score` of the meta-learner's embeddings (0: by chance, 1: the domain is always told), "
-        f"{before:.3f} for the pre-trained encoder. Mean ± standard deviation over seeds. Machine: "
-        f"{'; '.join(sorted(cells['machine'].unique()))}.",
+        f"{before:.3f} for the pre-trained encoder. Mean ± standard deviation over seeds. Why the corruption loss does not "
+        "lower it, and what does: [NOTES.md](../NOTES.md), entry 1. Machine: "
+        f"{'; '.join(sorted(cells['machine'].unique()))}; skmft/ (git's id of the tree): "
+        f"{', '.join(sorted(cells['code'].unique()))}.",
         "",
         "| loss | weight | accuracy | probe | corruption loss | gradient ratio before | gradient ratio after |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -44,7 +44,7 @@ from .folders import (
 __all__ = ["PersistenceError", "StoredWeights", "load", "save"]
 
 _ARRAYS = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
-_ENCODER_FILES = {".json", ".txt", ".model", ".spm", ".jinja"}  # beside the weights
+_NEVER = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".safetensors", ".py", ".pyc", ".so"}
 _CODE_KEYS = {"auto_map", "transformers_weights", "quantization_config"}
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _NO_RESULTS = (
@@ -516,13 +516,13 @@ def _check_encoder(folder: Path) -> None:
 
 
 def _check_names(folder: Path) -> None:
-    """Only files that `save` could have written, and weights from these alone: transformers would look further."""
+    """No weights and code but the weights that `save` writes (beside a tokenizer's files): transformers would look further."""
     shards = []
     for path in sorted(folder.iterdir()):
         is_weights = bool(re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", path.name))
         if is_weights:
             shards.append(path.name)
-        elif path.is_dir() or path.suffix not in _ENCODER_FILES or path.name.startswith("adapter_"):
+        elif path.is_dir() or path.suffix in _NEVER or path.name.startswith("adapter_"):
             raise PersistenceError(f"{path} is no file that save writes; remove it, or save again.")
     index = folder / "model.safetensors.index.json"
     if index.exists():
