@@ -4,7 +4,7 @@ Folds are stratified by class and domain, every candidate is scored by the mean 
 its domain's model), and a linear probe tells how far the domain can still be read off the embeddings. `memory=` tokenizes
 each text, and embeds it for stage 1, once in the whole search.
 
-    python examples/grid_search_corruption_weight.py     # some minutes on two cores
+    python examples/grid_search_corruption_weight.py     # 9 minutes on two cores, in float32
 """
 
 from __future__ import annotations
