@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +63,18 @@ FAMILIES = {
     "mpnet": (MPNetModel, MPNetConfig, {**_SIZE, "max_position_embeddings": 130}),
     "modernbert": (ModernBertModel, ModernBertConfig, {**_SIZE, "max_position_embeddings": 128}),
 }
+
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def import_benchmarks(*names):
+    """Modules of the folder benchmarks/, which is no package."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return [import_module(name) for name in names]
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 def make_tokenizer(folder) -> None:

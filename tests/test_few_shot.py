@@ -11,21 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_texts
+from conftest import BENCHMARKS, import_benchmarks, make_texts
 from scipy import stats
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def modules():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import few_shot
-        import report
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return few_shot, report
+    return import_benchmarks("few_shot", "report")
 
 
 def make_rows(n, seed):

@@ -3,16 +3,13 @@
 import functools
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_texts
+from conftest import import_benchmarks, make_texts
 
 from skmft import MetaFineTunedClassifier
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def make_rows(n, seed, first=0):
@@ -26,14 +23,8 @@ POOL, TEST = make_rows(160, 0), make_rows(40, 1, first=1000)
 
 @pytest.fixture(scope="module")
 def modules():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import hypotheses
-        import new_domain
-        import studies
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return {"new_domain": new_domain, "studies": studies, "hypotheses": hypotheses}
+    names = ("new_domain", "studies", "hypotheses")
+    return dict(zip(names, import_benchmarks(*names)))
 
 
 @pytest.fixture

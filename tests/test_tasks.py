@@ -1,16 +1,15 @@
 """The benchmarks' training pools, frozen test rows and few-shot draws."""
 
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import import_benchmarks
 
 from skmft.datasets import make_multi_domain_texts
 from skmft.inputs import read_texts
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 HOME = os.environ.get("SKMFT_DATA_HOME")
 FILES = {
     "amazon": "amazon/domain_sentiment_data.tar.gz",
@@ -22,12 +21,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def tasks():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import tasks
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return tasks
+    return import_benchmarks("tasks")[0]
 
 
 def make_pool(n_classes=3):
