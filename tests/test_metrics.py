@@ -483,7 +483,8 @@ def test_numbers_as_domains_of_a_probe():
 
 
 def test_scorers_find_the_domain_column_of_other_tables(make, data):
-    datasets, pa = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    datasets = pytest.importorskip("datasets", reason="needs datasets, which the extra skmft[test] has")
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow, which the extra skmft[test] has")
     X, y, d = data
     frame = pd.DataFrame({"text": X, "domain": d})
     clf = make(domain_column="domain", meta_epochs=1).fit(frame, y)
