@@ -211,7 +211,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     class_counts_ : ndarray of int, shape (n_domains, n_classes)
         Training rows (of weight above 0) of every domain and class.
     prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
-        Class-domain prototypes, NaN where a domain lacks a class; with ``n_prototypes > 1`` of shape
+        Class-domain prototypes, NaN where a domain lacks a class; this and the next three only with
+        ``typicality_weighting=True``. With ``n_prototypes > 1`` of shape
         (n_domains, n_classes, n_prototypes, hidden). Of pairs that are encoded apart, 3 * hidden numbers instead of hidden.
     prototype_shares_ : ndarray of shape (n_domains, n_classes, n_prototypes)
         Share of the weight that each prototype stands for.
@@ -246,9 +247,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
     Notes
     -----
-    The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i])``, where
-    ``z_i`` is a corrupted domain label and ``w`` the product of typicality, `sample_weight` and class weight, scaled to
-    mean 1. Stage 3 is plain cross entropy with the weights that the user gave.
+    The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i]) +
+    contrastive_weight * L_S``, where ``z_i`` is a corrupted domain label, ``w`` the product of typicality, `sample_weight`
+    and class weight, scaled to mean 1, and ``L_S`` the supervised contrastive loss, which the paper has not. Stage 3 is plain
+    cross entropy with the weights that the user gave.
 
     A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted: the
     meta-learner answers for it. Where `domains` is not given to `predict` or `score`, the meta-learner answers: without
@@ -464,6 +466,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             interrupted later than that, it is left unfitted.
         torch.OutOfMemoryError
             If the device cannot hold what a single row needs.
+        FloatingPointError
+            If the loss is no number, as at too large a learning rate.
+        ImportError
+            With ``adaptation="lora"`` without the extra ``skmft[lora]``, or ``distributed=True`` without
+            ``skmft[distributed]``.
         """
         return self._fit(X, y, domains, sample_weight, meta_fine_tune)
 

@@ -1,6 +1,7 @@
 """Supervised contrastive loss over domains (an extension): rows of one class, but of different domains, draw together.
 
-After P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (equation 2), with positives from other domains only.
+After P. Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020 (equation 2), with positives from other domains only;
+rows of the same class and domain are neither drawn together nor pushed apart.
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ def batch_contrastive_loss(
 def contrastive_loss(
     embeddings: torch.Tensor, y: torch.Tensor, domain: torch.Tensor, weight: torch.Tensor, temperature: float = 0.1
 ) -> torch.Tensor:
-    """L_S = - mean_i t_i mean_{p in P(i)} log( exp(s_ip) / sum_{a != i} exp(s_ia) ), in float32.
+    """L_S = - mean_i t_i mean_{p in P(i)} log( exp(s_ip) / sum_{a in P(i) or N(i)} exp(s_ia) ), in float32.
 
     ``s_ij`` is the cosine of the embeddings of rows i and j over the temperature; ``P(i)`` are the rows of the batch that have
-    i's class and another domain. The first mean is over the rows that have such partners; with none in the batch the loss is 0.
+    i's class and another domain, ``N(i)`` those of another class. The first mean is over the rows that have partners; with
+    none in the batch the loss is 0.
 
     Parameters
     ----------
@@ -72,9 +74,13 @@ def contrastive_loss(
     temperature : float, default=0.1
     """
     z = F.normalize(embeddings.float(), dim=1)
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_share = (z @ z.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
-    partners = (y.unsqueeze(1) == y) & (domain.unsqueeze(1) != domain)
+    same_class, same_domain = y.unsqueeze(1) == y, domain.unsqueeze(1) == domain
+    partners = same_class & ~same_domain
+    similarity = z @ z.T / temperature
+    left_out = torch.finfo(
+        similarity.dtype
+    ).min  # no infinity: of a row whose whole batch is left out, that has no gradient
+    log_share = similarity.masked_fill(same_class & same_domain, left_out).log_softmax(dim=1)
     number = partners.sum(1)
     loss = -log_share.masked_fill(~partners, 0.0).sum(1) / number.clamp(min=1)
     return (weight.float() * loss).sum() / (number > 0).sum().clamp(min=1)

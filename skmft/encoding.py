@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import tempfile
@@ -310,7 +311,8 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
 
     Rows are shuffled, cut into buckets of several batches, sorted inside each bucket by their length
     with 15% of jitter (so that small data sets do not see the same batches every epoch), cut into
-    batches, and the batches shuffled. Every row comes once.
+    batches, and the batches shuffled. Every row comes once. Batches of a bucket are of one size, but for a row, so that
+    no row weighs much more in its batch's mean than others do in theirs.
 
     Parameters
     ----------
@@ -321,7 +323,7 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
     Returns
     -------
     list of ndarray
-        Row numbers of every batch; one batch may be smaller than `batch_size`.
+        Row numbers of every batch, of at most `batch_size` rows; as many batches as without evening out.
     """
     order = rng.permutation(len(lengths))
     jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))
@@ -329,7 +331,7 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
     for start in range(0, len(order), batch_size * _BATCHES_A_BUCKET):
         bucket = order[start : start + batch_size * _BATCHES_A_BUCKET]
         bucket = bucket[np.argsort(jittered[bucket], kind="stable")]
-        batches.extend(bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size))
+        batches.extend(np.array_split(bucket, math.ceil(len(bucket) / batch_size)))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

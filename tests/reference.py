@@ -81,9 +81,10 @@ def corrupted_counts(batches, n_domains, method):
 def contrastive_loss(E, y, domains, t, temperature):
     terms = []
     for i in range(len(E)):
-        scores = {j: cosine(E[i], E[j]) / temperature for j in range(len(E)) if j != i}
-        norm = math.log(sum(math.exp(s) for s in scores.values()))
-        partners = [j for j in scores if y[j] == y[i] and domains[j] != domains[i]]
+        partners = [j for j in range(len(E)) if y[j] == y[i] and domains[j] != domains[i]]
+        strangers = [j for j in range(len(E)) if y[j] != y[i]]
         if partners:
+            scores = {j: cosine(E[i], E[j]) / temperature for j in partners + strangers}
+            norm = math.log(sum(math.exp(s) for s in scores.values()))
             terms.append(-t[i] * sum(scores[j] - norm for j in partners) / len(partners))
     return sum(terms) / len(terms) if terms else 0.0

@@ -210,6 +210,7 @@ CALLERS = {
     ),
     "cross_val_predict": lambda c: cross_val_predict(c.clf, c.X, Y, cv=2, **c.params),
     "GridSearchCV.fit": lambda c: c.search().fit(c.X, Y, **c.domains),
+    "GridSearchCV.fit, string scorer": lambda c: c.search(scoring="accuracy").fit(c.X, Y, **c.domains),
     "GridSearchCV, refit": refit,
     "GridSearchCV.predict": lambda c: searched(c).predict(c.X, **c.domains),
     "GridSearchCV.score": lambda c: searched(c).score(c.X, Y, **c.domains),
@@ -260,6 +261,7 @@ NOT_KEPT = {
             "cross_validate, string scorer",
             "cross_val_predict",
             "GridSearchCV.fit",
+            "GridSearchCV.fit, string scorer",
             "RandomizedSearchCV.fit",
             "HalvingGridSearchCV.fit",
             "learning_curve",
@@ -270,6 +272,7 @@ NOT_KEPT = {
         )
     },
     ("cross_validate, string scorer", True, "domains="): DROPPED,
+    ("GridSearchCV.fit, string scorer", True, "domains="): DROPPED,
     ("cross_val_predict", True, "domains="): DROPPED,
     ("CalibratedClassifierCV.fit", True, "domains="): DROPPED,
     ("cross_validate of GridSearchCV, domain scorers", False, "domains="): r"ValueError: .* got no domains",

@@ -63,6 +63,12 @@ def test_bucketed_batches_cover_every_row_once_and_group_lengths():
     assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
 
 
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500])
+def test_no_row_weighs_much_more_than_others_because_its_batch_is_small(n):
+    sizes = [len(b) for b in bucketed_batches(np.arange(n), 32, np.random.default_rng(0))]
+    assert sum(sizes) == n and len(sizes) == -(-n // 32) and max(sizes) - min(sizes) <= 1
+
+
 def test_small_sets_do_not_meet_the_same_batches_every_epoch():
     lengths = np.random.default_rng(0).integers(50, 128, 64)
     epochs = [

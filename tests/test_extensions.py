@@ -37,10 +37,24 @@ def test_contrastive_loss_agrees_with_reference(n_domains, temperature):
 
 
 @pytest.mark.parametrize("first", [0.0, 1.0])
-def test_contrastive_loss_has_finite_gradients_for_equal_and_zero_rows(first):
+@pytest.mark.parametrize(("y", "k"), [([0, 0, 1, 1], [0, 1, 0, 1]), ([0, 0, 0, 1], [0, 0, 0, 0]), ([0] * 4, [1] * 4)])
+def test_contrastive_loss_has_finite_gradients_for_equal_and_zero_rows(first, y, k):
     E = torch.tensor([[first, 0, 0]] * 4, requires_grad=True)
-    contrastive_loss(E, *torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), torch.ones(4)).backward()
+    contrastive_loss(E, torch.tensor(y), torch.tensor(k), torch.ones(4)).backward()
     assert torch.isfinite(E.grad).all()
+
+
+def test_contrast_leaves_rows_of_one_class_and_domain_to_themselves():
+    """Whether the second row is like the first or like the fourth, of another class, says nothing about the first."""
+    y, k = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    only_first = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    E = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.7, 0.7, 0.0], [0.0, 0.0, 1.0]])
+    near, far = (contrastive_loss(torch.cat([E[:1], E[i : i + 1], E[2:]]), y, k, only_first) for i in (1, 3))
+    assert near.item() == pytest.approx(far.item()) and near > 0
+    opposite = torch.tensor(
+        [[1.0, 0], [1, 0], [1, 0], [-1, 0]]
+    )  # the least there is: the third row shares between partners
+    assert contrastive_loss(opposite, y, k, torch.ones(4)).item() == pytest.approx(np.log(2) / 3, rel=1e-5)
 
 
 def test_contrast_draws_classes_together_across_domains(tiny, data):
