@@ -28,7 +28,7 @@ from torch import nn
 from .adversarial import AdversarialLoss, AdversarialRamp, DomainDiscriminator
 from .classifier import MetaFineTunedClassifier
 from .corruption import MetaFineTuningLoss
-from .inputs import missing, order_columns, positions, read_domains, read_texts
+from .inputs import missing, order_columns, positions, read_domains, read_texts, refuse_other_types
 from .networks import DEFAULT_MODEL, Encoder, TextClassifier, embedding_width
 from .stages import Rows, Run, meta_epochs, train_stage_2
 from .training import FineTuningNet
@@ -427,7 +427,10 @@ class SingleDomainClassifier(_Baseline):
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
         texts, column, _ = read_texts(X, self.domain_column)
         given = read_domains(domains, column, X, len(texts), self.domain_column, allow_missing=True)
-        where = np.full(len(texts), -1) if given is None else positions(given, self.domains_)
+        where = np.full(len(texts), -1)
+        if given is not None:
+            refuse_other_types(given, self.domains_.tolist())
+            where = positions(given, self.domains_)
         unknown = np.flatnonzero(where < 0)
         if not len(unknown) or (
             self.unknown_domain == "error" and given is not None and not missing(given)[unknown].all()

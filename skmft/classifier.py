@@ -37,6 +37,7 @@ from .inputs import (
     read_sample_weight,
     read_texts,
     refuse_domains_as_texts,
+    refuse_other_types,
 )
 from .lora import check_settings
 from .networks import (
@@ -603,10 +604,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 raise ValueError(
                     f"domain={name!r} equals the known domain {known!r}; expected a name of the same type."
                 )
-        if not can_adapt(labels):
+        balance = balance_classes(self.class_weight, labels, np.ones(len(labels)), self.classes_)
+        if not can_adapt(labels[balance > 0]):
+            found = self.classes_[labels[balance > 0]].tolist()
             raise ValueError(
-                f"y has one class only, {self.classes_.tolist()[labels[0]]!r}; adapting needs examples of at least two of "
-                f"classes_={self.classes_.tolist()}."
+                f"y has {f'one class only, {found[0]!r}' if found else 'no row of class_weight above 0'}; adapting needs "
+                f"examples of at least two of classes_={self.classes_.tolist()}, of class_weight above 0."
             )
         rows = Rows(tokens, labels, np.zeros(len(labels), dtype=np.int64), np.ones(len(labels)))
         history = list(self.history_)
@@ -959,14 +962,15 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
         own: list[Any] = [None] * len(tokens)
         if given is not None:
-            known = [*self.domains_.tolist(), *self.adapted_weights_]
-            where = positions(given, np.array([*dict.fromkeys(known)], dtype=object))
+            known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
+            if known != [_NO_DOMAIN]:
+                refuse_other_types(given, known)
+            where = positions(given, np.array(known, dtype=object))
             unknown = np.flatnonzero((where < 0) & ~missing(given))
-            strange = known != [_NO_DOMAIN] and not {kind_of(given[i]) for i in unknown} & set(map(kind_of, known))
-            if len(unknown) and (self.unknown_domain == "error" or strange):
+            if len(unknown) and self.unknown_domain == "error":
                 raise ValueError(
                     f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known "
-                    f"{[*dict.fromkeys(known)]}; {'convert them to one type' if strange else self._unknown_hint}."
+                    f"{known}; {self._unknown_hint}."
                 )
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
         run = Run.start(self, self.seed_)

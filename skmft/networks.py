@@ -29,6 +29,19 @@ _PACKAGED = {  # encoder name -> (package that carries it, folder inside it, sha
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
+_FIRST_POSITION_AFTER_PADDING = {  # model types that count positions from pad_token_id + 1
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
 
@@ -241,6 +254,10 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         tokenizer.backend_tokenizer.no_padding()
     positions = getattr(config, "max_position_embeddings", None) or max_length
+    if config.model_type in _FIRST_POSITION_AFTER_PADDING:
+        positions -= (
+            1 if config.model_type == "mpnet" else config.pad_token_id or 0
+        ) + 1  # MPNet's is written in its code
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
         raise ValueError(

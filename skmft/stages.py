@@ -396,13 +396,13 @@ def adapt_domain(
 ) -> Mapping[str, torch.Tensor]:
     """Stage 3 for one domain: the tensors that its model has in place of the meta-learner's."""
     entry = {"stage": "adaptation", "domain": name}
-    if not can_adapt(rows.labels):
+    balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
+    if not can_adapt(rows.labels[rows.sample_weight * balance > 0]):
         history.append({**entry, "epochs": 0})
         if run.verbose:
             print(f"domain {name!r}: one class only, served by the meta-learner")
         return {}
     start = time.perf_counter()
-    balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
     weight = normalized_weights(rows.sample_weight, balance)
     epochs = run.params.adaptation_epochs
     if epochs == "auto":

@@ -369,6 +369,8 @@ def fine_tune(
         If not even single rows fit in memory.
     KeyboardInterrupt
         If training was interrupted.
+    FloatingPointError
+        If the loss or a trained tensor is no number.
     """
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
@@ -409,6 +411,14 @@ def fine_tune(
     if net.interrupted_:
         raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}")
     processes.copy_first(tensor for _, tensor in _trained(module))
+    for name, tensor in _trained(
+        module
+    ):  # gradients of a finite loss may be infinite, and the last step's loss is not seen
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(
+                f"{name} has values that are no number after {epochs} epochs (learning_rate={settings.learning_rate}); lower "
+                "learning_rate or set precision='float32'."
+            )
     net.optimizer_.zero_grad(set_to_none=True)
     net.optimizer_.state.clear()
     for _, callback in net.callbacks_:

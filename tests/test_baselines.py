@@ -248,6 +248,8 @@ def test_unknown_domains_can_be_refused(quick, data):
         with pytest.raises(ValueError, match=r"'toys', which is none of the known .*; set unknown_domain='ignore'"):
             clf.predict(X[:2], domains=["books", "toys"])
         clf.predict(X[:2], domains=["books", None])  # not known, which is no wrong name
+        with pytest.raises(ValueError, match=r"row 0 is 1, which is none of the known .*; convert them to one type"):
+            clf.set_params(unknown_domain="ignore").predict(X[:2], domains=[1, 2])
         answered = clf.set_params(unknown_domain="ignore").predict(X[:2], domains=["books", "toys"])
         with pytest.raises(ValueError, match="'toys', which is none of the known"):
             clf.set_params(unknown_domain="error").predict(X[:2], domains=["books", "toys"])

@@ -1,6 +1,10 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from skmft.encoding import FloatRows, TokenizedTexts, bucketed_batches, sorted_batches, tokenize
 from skmft.networks import find_encoder, load_tokenizer
@@ -61,6 +65,21 @@ def test_bucketed_batches_cover_every_row_once_and_group_lengths():
     assert all(np.array_equal(a, b) for a, b in zip(batches, again))
     other = bucketed_batches(lengths, 32, np.random.default_rng(3))
     assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 128), ("roberta", 129), ("mpnet", 128)])
+def test_max_length_is_what_the_positions_hold(tiny_models, family, longest, tmp_path):
+    """RoBERTa and MPNet count positions from one after that of the padding token, and a tokenizer need not say how many."""
+    folder = shutil.copytree(tiny_models[family], tmp_path / "model")
+    stated = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**stated, "model_max_length": 10**30}))
+    with pytest.raises(ValueError, match=f"set max_length to {longest} or less"):
+        load_tokenizer(find_encoder(str(folder)), longest + 1)
+    tokenizer = load_tokenizer(find_encoder(str(folder)), longest)
+    encoder, ids = AutoModel.from_pretrained(folder), torch.full((1, longest), 7)
+    assert tokenizer.model_max_length > longest and torch.isfinite(encoder(ids).last_hidden_state).all()
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(torch.full((1, longest + 1), 7))
 
 
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500])

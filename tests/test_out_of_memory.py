@@ -126,7 +126,7 @@ def test_callbacks_begin_anew_and_see_whole_batches(make, monkeypatch):
     before, after = Batches.fitted
     assert before is not after
     assert len(before.seen) == 2
-    assert sorted(after.seen) == [12, 16, 16]
+    assert sorted(after.seen) == [14, 15, 15]
 
 
 def test_one_row_that_does_not_fit(make, monkeypatch):

@@ -156,6 +156,19 @@ def test_loss_that_is_not_finite_is_an_error(module_and_rows):
         train(module, rows)
 
 
+def test_weights_that_are_not_finite_are_an_error(module_and_rows):
+    """An infinite gradient of the last step, whose loss is finite, reaches no other loss."""
+    from skorch.callbacks import Callback
+
+    class Spoil(Callback):
+        def on_train_end(self, net, **kwargs):
+            with torch.no_grad():
+                net.module_.label_head.bias[0] = float("inf")
+
+    with pytest.raises(FloatingPointError, match=r"label_head\.bias has values that are no number"):
+        train(*module_and_rows, callbacks=[Spoil()])
+
+
 def test_same_seed_same_result_and_other_seed_other(module_and_rows):
     import copy
 
