@@ -83,8 +83,8 @@ def inputs(frame: pd.DataFrame) -> pd.Series | pd.DataFrame:
     return frame[text_columns(frame)] if "text2" in frame else frame["text"]
 
 
-def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training pool and frozen test set; the first call ever on a task writes the list of test hashes.
+def split(task: str, freeze: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training pool and frozen test set, or with `freeze` a task's first, whose hashes are written to be committed.
 
     Nothing of a test row is in the pool: no document, no premise and, of term pairs, no term.
     """
@@ -92,6 +92,11 @@ def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     name, split_seed = _parse(task)
     listed = HERE / f"{name}{f'_{split_seed}' if split_seed else ''}_test_hashes.txt"
     candidates = frame[frame["part"] != "train"]
+    if not listed.exists() and not freeze:
+        raise FileNotFoundError(
+            f"{listed} is not there, the list of the test rows of {task!r}; restore it, or call split with freeze=True, "
+            "and commit it, where the task never had one."
+        )
     if not listed.exists():
         frame_by_hash = candidates.sort_values("hash")  # as good as a random order, and the same everywhere
         cells = frame_by_hash.groupby(["domain", "y"])
@@ -103,8 +108,8 @@ def split(task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if is_test.sum() != len(hashes):
         raise ValueError(
             f"{listed.name}: {len(hashes) - is_test.sum()} of its {len(hashes)} test rows are not in the data, which is of "
-            "another edition than the list was made from; get that one, or move the list away to have a new one made, whose "
-            "figures cannot be compared."
+            "another edition than the list was made from; get that one, or move the list away and call split with freeze=True "
+            "for a new one, whose figures cannot be compared."
         )
     test = frame[is_test]
     held = frame[is_test | (frame["part"] == "test")]

@@ -240,7 +240,7 @@ def test_forms_agree(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", FETCH)
 def test_bad_arguments(folder, tmp_path):
     fetch = FETCH[folder]
-    for domains in (["nowhere"], "animal", []):
+    for domains in (["nowhere"], "animal", [], 5):
         with pytest.raises(ValueError, match=r"domains=.*; expected a list of names among \["):
             fetch(domains=domains, data_home=tmp_path)
     with pytest.raises(ValueError, match=r"subset='half'; expected '"):
@@ -268,12 +268,25 @@ def test_cut_files_are_refused(folder, keep, tmp_path, monkeypatch):
     assert str(path) in str(info.value)
 
 
+@pytest.mark.parametrize("folder", ["amazon", "fdu_mtl"])
+def test_archives_without_a_known_sha256_are_read_to_their_checksum(folder, tmp_path, monkeypatch):
+    path = write(folder, tmp_path, monkeypatch)
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1  # of gzip's checksum: what tar needs is all there
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read .*CRC.*delete it and get it again"):
+        FETCH[folder](data_home=tmp_path)
+
+
 def test_homes_are_searched_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("SKMFT_DATA_HOME", str(tmp_path / "given"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for home, rows in (("given", 2), ("cache/skmft", 3)):
         (tmp_path / home).mkdir(parents=True)
         write_mnli(tmp_path / home, mnli_rows(rows))
+    assert len(fetch_mnli_genres().data) == 30
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SKMFT_DATA_HOME", "~/given")  # as from a file of variables, which no shell expands
     assert len(fetch_mnli_genres().data) == 30
     monkeypatch.delenv("SKMFT_DATA_HOME")
     assert len(fetch_mnli_genres().data) == 45
@@ -338,6 +351,15 @@ def test_a_download_of_another_content_leaves_nothing(server, tmp_path, monkeypa
     assert files_below(tmp_path) == []
 
 
+@pytest.mark.parametrize("folder", ["amazon", "fdu_mtl"])
+def test_a_page_in_place_of_an_archive_is_not_kept(folder, server, tmp_path, monkeypatch):
+    Handler.content = b"<html>please log in</html>"
+    monkeypatch.setattr(MODULE[folder], "_URL", f"{server}/x.tar.gz")
+    with pytest.raises(ValueError, match=r"x.tar.gz gave no gzipped tar archive .*; nothing was kept"):
+        FETCH[folder](data_home=tmp_path)
+    assert files_below(tmp_path) == []
+
+
 def test_an_interrupted_download_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
     class Interrupted(io.BytesIO):
         headers = {}
@@ -381,10 +403,18 @@ def test_damaged_amazon_archives(tmp_path):
     name = "sorted_data_acl/books/negative.review"
     files = amazon_files()
     write_amazon(tmp_path, {**files, name: files[name][: files[name].rindex(b"<review>")]})
-    with pytest.raises(ValueError, match=r"books/negative.review has 999 reviews, expected 1000; get it again"):
+    with pytest.raises(
+        ValueError, match=r"books/negative.review has 999 reviews, of which 999 .*, expected 1000 of both"
+    ):
         fetch_amazon_reviews(data_home=tmp_path)
     write_amazon(tmp_path, {**files, name: files[name].decode("latin-1").encode("utf-16")})
-    with pytest.raises(ValueError, match=r"books/negative.review has 0 reviews, expected 1000"):
+    with pytest.raises(ValueError, match=r"books/negative.review has 0 reviews"):
+        fetch_amazon_reviews(data_home=tmp_path)
+    first, second, rest = files[name].split(b"</review>\n", 2)
+    halves = first[: first.index(b"<rating>")] + b"</review>\n<review>\n" + first[first.index(b"<rating>") :]
+    one_more = b"</review>\n".join([halves, second, second, rest])  # a title apart from its body, and 1,000 of each
+    write_amazon(tmp_path, {**files, name: one_more})
+    with pytest.raises(ValueError, match=r"books/negative.review has 1002 reviews, of which 1000 have"):
         fetch_amazon_reviews(data_home=tmp_path)
     write_amazon(tmp_path, {n: c for n, c in files.items() if "/dvd/" not in n})
     with pytest.raises(ValueError, match=r"tar.gz cannot be read .*dvd/negative.review"):
@@ -456,7 +486,31 @@ def test_pip_fails_or_brings_something_else(tmp_path, monkeypatch):
     monkeypatch.setattr(_rated_snippets.subprocess, "run", other)
     with pytest.raises(ValueError, match=r"has sha256 .* expected 5d97c37"):
         fetch_rated_snippets(data_home=tmp_path)
+
+    def hang(command, timeout, **kwargs):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(_rated_snippets.subprocess, "run", hang)
+    with pytest.raises(FileNotFoundError, match=r"took over 600 s.*put it in"):
+        fetch_rated_snippets(data_home=tmp_path)
     assert files_below(tmp_path) == []
+
+
+def test_pip_is_told_the_hash_and_what_it_brings_is_kept(tmp_path, monkeypatch):
+    whole = write_snippets(tmp_path, monkeypatch)
+
+    def bring(command, **kwargs):
+        requirements = Path(command[command.index("--requirement") + 1]).read_text()
+        assert requirements == f"vaderSentiment==0.5 --hash=sha256:{_rated_snippets._SHA256}\n"
+        (Path(command[command.index("--dest") + 1]) / whole.name).write_bytes(whole.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(_rated_snippets.subprocess, "run", bring)
+    assert len(fetch_rated_snippets(data_home=tmp_path / "home").data) == 20
+    assert files_below(tmp_path / "home") == [whole.name]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"it could not be kept: .*data_home= or"):
+        fetch_rated_snippets(data_home=tmp_path / "file")
 
 
 # MultiNLI
@@ -551,14 +605,18 @@ def test_pairs_of_a_small_table(tmp_path, monkeypatch):
             fetch_hypernym_pairs(data_home=tmp_path, subset=s, test_size=0.4, random_state=seed)
             for s in ("train", "test")
         )
-        if len(test.domain_names) == 3:
-            check_pairs(train, test, table)
+        check_pairs(train, test, table)
         again = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=seed)
         np.testing.assert_array_equal(again.data, train.data)
     other = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=7)
     assert len(other.data) != len(train.data) or (other.data != train.data).any()
-    generator = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=np.random.RandomState(2))
-    np.testing.assert_array_equal(generator.data, train.data)
+    for seed in (np.random.RandomState(2), None):  # two calls would split the terms in two ways
+        with pytest.raises(ValueError, match="expected an int, the same for train and test"):
+            fetch_hypernym_pairs(data_home=tmp_path, random_state=seed)
+    with pytest.raises(ValueError, match=r"leaves no test pairs of the domains \['animal'.*Raise test_size"):
+        fetch_hypernym_pairs(data_home=tmp_path, subset="test", test_size=0.001)
+    with pytest.raises(ValueError, match=r"leaves no train pairs of the domains \['vehicle'\].*Lower test_size"):
+        fetch_hypernym_pairs(data_home=tmp_path, domains=["vehicle"], test_size=0.999)
     for size in (0, 1, -0.1, "half"):
         with pytest.raises(ValueError, match=r"test_size=.*expected a share"):
             fetch_hypernym_pairs(data_home=tmp_path, test_size=size)

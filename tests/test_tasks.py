@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import import_benchmarks
+from sklearn.utils import Bunch
 
 from skmft.datasets import make_multi_domain_texts
 from skmft.inputs import read_texts
@@ -15,7 +16,7 @@ FILES = {
     "amazon": "amazon/domain_sentiment_data.tar.gz",
     "mnli": "mnli_genres/train.jsonl.gz",
     "hypernyms": "taxonomy/oewn_hypernym_pairs.tsv.gz",
-    "hypernyms 3": "taxonomy/oewn_hypernym_pairs.tsv.gz",
+    **{f"hypernyms {seed}": "taxonomy/oewn_hypernym_pairs.tsv.gz" for seed in (1, 2, 3, 4)},
 }
 
 
@@ -52,6 +53,40 @@ def test_unknown_tasks_are_refused(tasks):
     for task in ("books", "mnli 1", "hypernyms x"):
         with pytest.raises(ValueError, match="expected one of"):
             tasks.load(task)
+
+
+@pytest.fixture
+def small(tasks, tmp_path, monkeypatch):
+    """Snippets of two domains, in documents of two sentences and with an exact repeat; no list of test rows yet."""
+    pool = make_pool(2).rename(columns={"domain": "domains", "y": "target", "group": "groups"})
+    pool = pd.concat([pool, pool[:1]])
+    columns = {n: pool[n].to_numpy() for n in ("target", "domains", "groups")}
+    monkeypatch.setattr(tasks, "fetch_rated_snippets", lambda: Bunch(data=pool["text"].to_numpy(), **columns))
+    monkeypatch.setattr(tasks, "HERE", tmp_path)
+    monkeypatch.setitem(tasks.TEST_PER_CELL, "snippets", 10)
+    return pool
+
+
+def test_test_rows_are_frozen_once(tasks, small, tmp_path):
+    listed = tmp_path / "snippets_test_hashes.txt"
+    with pytest.raises(FileNotFoundError, match=r"snippets_test_hashes.txt is not there.*freeze=True"):
+        tasks.split("snippets")
+    assert not listed.exists()
+    pool, test = tasks.split("snippets", freeze=True)
+    assert set(test.groupby(["domain", "y"]).size()) == {10} and len(test) == 80
+    assert sorted(test["hash"]) == listed.read_text().split()
+    assert not set(pool["text"]) & set(test["text"])
+    assert not set(pool["group"]) & set(test["group"])  # the other sentence of a test row's document is on no side
+    assert len(pool) + len(test) < small["text"].nunique()
+    before = listed.read_text()
+    for frozen in (False, True):
+        again = tasks.split("snippets", freeze=frozen)
+        pd.testing.assert_frame_equal(again[0], pool)
+        pd.testing.assert_frame_equal(again[1], test)
+    assert listed.read_text() == before
+    listed.write_text(before + "0123456789abcdef\n")
+    with pytest.raises(ValueError, match="1 of its 81 test rows are not in the data"):
+        tasks.split("snippets")
 
 
 @pytest.mark.parametrize("task", FILES)

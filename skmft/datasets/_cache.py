@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
+import io
 import os
 import secrets
 import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 _TIMEOUT = 30.0  # seconds without an answer
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError)  # what damaged files raise
 
 
 def find_local(folder: str, names: Sequence[str], data_home: str | os.PathLike | None) -> Path | None:
@@ -44,7 +47,7 @@ def _homes(data_home: str | os.PathLike | None) -> list[Path]:
         return [Path(data_home).expanduser()]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skmft"
     given = os.environ.get("SKMFT_DATA_HOME")
-    return [*([Path(given)] if given else []), cache]
+    return [*([Path(given).expanduser()] if given else []), cache]
 
 
 def find_or_fetch(
@@ -62,7 +65,7 @@ def find_or_fetch(
     FileNotFoundError
         If there is no local copy, and fetching is not allowed or fails; says where to get it and where to put it.
     ValueError
-        If what came does not have the sha256.
+        If what came does not have the sha256 or, where none is known, is no gzipped tar archive.
     """
     if path := find_local(folder, names, data_home):
         return path
@@ -84,7 +87,10 @@ def missing(target: Path, source: str, reason: str) -> FileNotFoundError:
 
 
 def download(url: str, target: Path, sha256: str | None) -> Path:
-    """Fetch a file whole, or leave nothing: it takes its name only when length and sha256 are right."""
+    """Fetch a file whole, or leave nothing: it takes its name only when length and sha256 are right.
+
+    Without a sha256 it has to be a gzipped tar archive, as all are that we know none of: a login page is none.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     digest, got = hashlib.sha256(), 0
@@ -99,6 +105,12 @@ def download(url: str, target: Path, sha256: str | None) -> Path:
             raise OSError(f"{url} broke off after {got} of {length} bytes")
         if sha256 is not None and digest.hexdigest() != sha256:
             raise ValueError(f"{url} has sha256 {digest.hexdigest()}, expected {sha256}; nothing was kept.")
+        if sha256 is None:
+            try:
+                with open_tar(part):
+                    pass
+            except _DAMAGED as error:
+                raise ValueError(f"{url} gave no gzipped tar archive ({error}); nothing was kept.") from error
         return part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -113,14 +125,23 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 @contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A gzipped tar archive, decompressed to its end, where its checksum is: tarfile alone stops before that."""
+    with gzip.open(path) as file:
+        content = file.read()
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        yield tar
+
+
+@contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn the many errors of damaged files into one that names the file."""
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not {error.encoding} text ({error}); get it again.") from error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); get it again.") from error
+        raise ValueError(f"{path} is not {error.encoding} text ({error}); delete it and get it again.") from error
+    except _DAMAGED as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it and get it again.") from error
 
 
 def check_counts(path: Path, what: str, found: Mapping[Any, int], expected: Mapping[Any, int]) -> None:
@@ -139,7 +160,12 @@ def select_domains(domains: Sequence[str] | None, known: Sequence[str]) -> list[
     """
     if domains is None:
         return list(known)
-    if isinstance(domains, str) or not len(domains) or any(d not in known for d in domains):
+    if (
+        isinstance(domains, str)
+        or not isinstance(domains, Iterable)
+        or not len(domains)
+        or any(d not in known for d in domains)
+    ):
         raise ValueError(f"domains={domains!r}; expected a list of names among {list(known)}.")
     return list(dict.fromkeys(domains))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from sklearn.utils import Bunch
 
-from ._cache import bunch, check_subset, find_or_fetch, reading, select_domains
+from ._cache import bunch, cache_folder, check_subset, find_or_fetch, open_tar, reading, select_domains
 
 _URL = "https://github.com/FrankWork/fudan_mtl_reviews/raw/master/data/fudan-mtl-dataset.tar.gz"
 _SAMPLE = "fdu-mtl-sample.tar.gz"
@@ -91,13 +90,16 @@ def fetch_fdu_mtl(
     texts: list[str] = []
     target: list[str | None] = []
     where: list[str] = []
-    with reading(path), tarfile.open(path) as tar:
+    with reading(path), open_tar(path) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
         there = [d for d in _TRAIN if f"{d}.task.{_suffix(subset)}" in members]
         if path.name == _SAMPLE and domains is None:
             wanted = there
         if not wanted or not set(wanted) <= set(there):
-            raise ValueError(f"{path} lacks the domains {sorted(set(wanted) - set(there))}; it has {there}.")
+            raise ValueError(
+                f"{path} lacks the domains {sorted(set(wanted) - set(there))}; it has {there}. All are in {_URL}, to be put in "
+                f"{cache_folder('fdu_mtl', data_home)}."
+            )
         for domain in wanted:
             member = members[f"{domain}.task.{_suffix(subset)}"]
             file = tar.extractfile(member)

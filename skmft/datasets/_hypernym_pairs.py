@@ -8,12 +8,12 @@ import os
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import Bunch
 
 from ._cache import bunch, check_counts, check_sha256, check_subset, find_or_fetch, reading, select_domains
 
@@ -50,7 +50,7 @@ def fetch_hypernym_pairs(
     subset: str = "train",
     domains: Sequence[str] | None = None,
     test_size: float = 0.2,
-    random_state: int | np.random.RandomState | None = 0,
+    random_state: int = 0,
     return_X_y_domains: bool = False,
     as_frame: bool = False,
     download_if_missing: bool = True,
@@ -75,8 +75,9 @@ def fetch_hypernym_pairs(
         Some of ``["animal", "plant", "vehicle"]``; all by default. The rows are the same as with all.
     test_size : float, default=0.2
         Share of the terms, between 0 and 1, that make the test pairs.
-    random_state : int, RandomState instance or None, default=0
-        Deals the terms and draws the pairs that are no hypernyms.
+    random_state : int, default=0
+        Deals the terms and draws the pairs that are no hypernyms. No generator and no None: train and test are drawn by
+        two calls, which agree on the split of the terms by this number alone.
     return_X_y_domains : bool, default=False
         Return ``(data, target, domains)`` in place of a Bunch.
     as_frame : bool, default=False
@@ -98,7 +99,8 @@ def fetch_hypernym_pairs(
     FileNotFoundError
         If there is no local copy and it may not, or cannot, be fetched.
     ValueError
-        If a file is damaged or of another content, or `test_size` is not between 0 and 1.
+        If a file is damaged or of another content, `test_size` is not between 0 and 1 or leaves no pairs of a domain, or
+        `random_state` is no int.
 
     Examples
     --------
@@ -111,11 +113,15 @@ def fetch_hypernym_pairs(
     wanted = select_domains(domains, list(_ROOTS))
     if not isinstance(test_size, Real) or not 0 < test_size < 1:
         raise ValueError(f"test_size={test_size!r}; expected a share of the terms, greater than 0 and less than 1.")
+    if not isinstance(random_state, Integral):
+        raise ValueError(
+            f"random_state={random_state!r}; expected an int, the same for train and test, so that no term is in both."
+        )
     names = [_URL.rsplit("/", 1)[-1], _TABLE]
     path = find_or_fetch("taxonomy", names, _URL, _SHA256, data_home, download_if_missing)
     with reading(path):
         positives = list(_read_table(path)) if path.suffix == ".gz" else list(_read_wordnet(path))
-    rng = check_random_state(random_state)
+    rng = np.random.RandomState(random_state)
     test_terms = _deal_terms(positives, test_size, rng)
     side = {subset == "test"}
     pairs = [p for p in positives if {_key(p.term) in test_terms, _key(p.candidate) in test_terms} == side]
@@ -123,6 +129,11 @@ def fetch_hypernym_pairs(
     seeds = dict(zip(_ROOTS, rng.randint(2**31 - 1, size=(2, len(_ROOTS)))[int(subset == "test")]))
     true = {(_key(p.term), _key(p.candidate)) for p in positives}
     rows = [row for d in wanted for row in _balance(d, pairs, positives, true, np.random.RandomState(seeds[d]))]
+    if lacking := [d for d in wanted if d not in {row.domain for row in rows}]:
+        raise ValueError(
+            f"test_size={test_size!r} leaves no {subset} pairs of the domains {lacking}: both terms of a pair have to be on "
+            f"that side. {'Raise' if subset == 'test' else 'Lower'} test_size."
+        )
     sizes = ", ".join(f"{d} {n:,}" for d, n in Counter(row.domain for row in rows).items())
     return bunch(
         {"term": [r.term for r in rows], "candidate": [r.candidate for r in rows]},

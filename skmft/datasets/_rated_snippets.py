@@ -31,6 +31,7 @@ from ._cache import (
 _RELEASE = "vaderSentiment-0.5.zip"
 _SOURCE = "the Python package index (the source release 0.5 of vaderSentiment)"
 _SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
+_TIMEOUT = 600  # seconds for pip
 _INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _FILES = {  # domain -> (file, rows)
     "amazon": ("amazonReviewSnippets", 3708),
@@ -136,11 +137,21 @@ def fetch_rated_snippets(
 def _download(target: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        command += ["--dest", temporary, "vaderSentiment==0.5"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        wanted = (
+            Path(temporary) / "requirements.txt"
+        )  # with the hash: pip runs a source release's code to read its name
+        wanted.write_text(f"vaderSentiment==0.5 --hash=sha256:{_SHA256}\n")
+        command += ["--dest", temporary, "--requirement", str(wanted)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise missing(target, _SOURCE, f"fetching it with pip took over {_TIMEOUT} s") from error
         got = Path(temporary) / _RELEASE
         if done.returncode or not got.exists():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise missing(target, _SOURCE, f"fetching it with pip failed: {reason}")
         check_sha256(got, _SHA256)
-        return download(got.as_uri(), target, _SHA256)
+        try:
+            return download(got.as_uri(), target, _SHA256)
+        except OSError as error:
+            raise missing(target, _SOURCE, f"it could not be kept: {error}") from error

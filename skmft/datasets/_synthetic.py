@@ -36,7 +36,7 @@ def make_multi_domain_texts(
     Parameters
     ----------
     n_samples : int, default=200
-        Number of texts; classes and domains are balanced, to a row.
+        Number of texts; every class in every domain has as many, to a row.
     n_domains : int, default=3
         Number of domains, named "domain 0", "domain 1", ...
     n_classes : int, default=2
