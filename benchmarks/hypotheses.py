@@ -106,6 +106,8 @@ def is_finished(path: Path, setting: str) -> bool:
 
 def report() -> str:
     cells = pd.DataFrame([json.loads(p.read_text()) for p in sorted(CELLS.glob("*.json"))])
+    if not len(cells):
+        raise SystemExit("there are no cells yet; run hypotheses.py without --report first")
     lines = [
         "# Hypotheses, tried on training data",
         "",

@@ -1,12 +1,13 @@
 """A domain that training has not seen: leave one out, learn on the others, adapt to it from a few of its rows.
 
-    python benchmarks/new_domain.py --tasks amazon --seeds 0 1 2     # runs what is missing
+    python benchmarks/new_domain.py --tasks amazon --seeds 0 1 2     # runs what is missing, a thread each
     python benchmarks/new_domain.py --report                        # writes results/new_domain.md
 
 Every held-out domain of every task is a cell for each method and seed, one JSON file each; finished cells are skipped. The
 methods learn from the same rows of the other domains (--labelled each) and of the new one; those that adapt do so by the same
 stage 3, the others (fine-tuning on the new rows alone, or together with those of the other domains) start anew for each number
-of rows. Scored on the new domain's frozen test rows. Shots are nested: 8 are the first half of 16.
+of rows. Scored on the new domain's frozen test rows. Shots are nested: 8 are the first half of 16. Stage 3's defaults take
+small steps (4 of at most 1e-5 for up to 32 rows), so that what a method gives at 0 shots decides most.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import copy
 import json
 import logging
 import math
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from few_shot import params_of, write
-from scipy import stats
+from few_shot import AUTO, DOMAINS, HYPERNYM_SPLITS, choose_c, digest, embed, params_of, write
+from report import Column, Score, accuracy, compare, find_clusters, table
+from sklearn.linear_model import LogisticRegression
 from tasks import CODE, HERE, draw, inputs, machine, split
 
 from skmft import MetaFineTunedClassifier
@@ -47,6 +51,7 @@ NAMES = {
     "reptile": "Reptile on the others, adapted",
     "joint": "Mix on the others and the new rows together",
     "alone": "fine-tuning on the new rows alone",
+    "embeddings": "un-tuned embeddings + logistic regression on the others and the new rows together",
 }
 
 
@@ -97,17 +102,32 @@ def fit(clf: MetaFineTunedClassifier, rows: pd.DataFrame, stage_2: Callable[...,
     return clf._fit(X, y, d, None, stage_2) if stage_2 else clf.fit(X, y, domains=d)
 
 
+def source_of(task: str, seed: int) -> str:
+    return f"hypernyms {seed % HYPERNYM_SPLITS}" if task == "hypernyms" else task
+
+
+def settings(method: str, seed: int) -> dict[str, Any]:
+    """All that a cell was made with, so that cells of other defaults can be told apart."""
+    params = params_of(classifier(method, seed))
+    if method == "embeddings":
+        params = {name: params[name] for name in ("model", "max_length", "random_state")}
+    own = {"inner_steps": INNER_STEPS} if method == "reptile" else {}
+    return {**params, **own, "shots": list(SHOTS), "auto": json.loads(json.dumps(AUTO))}
+
+
 def run(task: str, method: str, new: str, labelled: int, seed: int) -> dict[str, Any]:
-    pool, test = split(f"hypernyms {seed % 5}" if task == "hypernyms" else task)
+    pool, test = split(source_of(task, seed))
     others, _ = draw(pool[pool["domain"] != new], labelled, seed)
     shots, _ = draw(pool[pool["domain"] == new], max(SHOTS), seed)
+    test = test.sort_values("hash", ignore_index=True)
+    test_hash = digest(test["hash"])
     test = test[test["domain"] == new]
     turn = shots.groupby("y").cumcount()  # classes in turn, so that every prefix is balanced
     shots = shots.loc[turn.sort_values(kind="stable").index]
     X, y = inputs(test), test["y"].to_numpy()
     start, correct = time.perf_counter(), {}
     base = None
-    if method not in ("alone", "joint"):
+    if method not in ("alone", "joint", "embeddings"):
         base = fit(classifier(method, seed), others, reptile if method == "reptile" else None)
     for n in SHOTS:
         own = shots.iloc[:n]
@@ -115,90 +135,127 @@ def run(task: str, method: str, new: str, labelled: int, seed: int) -> dict[str,
             continue
         if method == "alone":
             clf = fit(classifier(method, seed), own)
+        elif method == "embeddings":
+            rows, model = pd.concat([others, own]), MetaFineTunedClassifier().model
+            clf = choose_c(LogisticRegression(max_iter=2000), "C", embed(rows, model), rows["y"].to_numpy(), seed)
+            correct[str(n)] = bits(clf.predict(embed(test, model)) == y)
+            continue
         elif method == "joint":
             clf = fit(classifier(method, seed), pd.concat([others, own]))
         else:
             clf = adapted(base, own, new)
-        right = np.asarray(clf.predict(X, domains=new)) == y
-        correct[str(n)] = "".join(map(str, right.astype(int)))
+        correct[str(n)] = bits(np.asarray(clf.predict(X, domains=new)) == y)
     return {
         "task": task,
+        "source": source_of(task, seed),
         "method": method,
         "new": new,
         "labelled": labelled,
         "seed": seed,
-        "settings": params_of(classifier(method, seed)),
+        "settings": settings(method, seed),
         "correct": correct,
+        "test_hash": test_hash,
         "seconds": round(time.perf_counter() - start, 1),
         "machine": machine(),
         "code": CODE,
     }
 
 
+def bits(right: np.ndarray) -> str:
+    return "".join(map(str, right.astype(int)))
+
+
 def is_finished(path: Path, method: str, seed: int) -> bool:
-    return path.exists() and json.loads(path.read_text())["settings"] == params_of(classifier(method, seed))
+    return path.exists() and json.loads(path.read_text())["settings"] == settings(method, seed)
 
 
 def report(cells: list[dict[str, Any]]) -> str:
-    rows = [
-        {
-            **{k: c[k] for k in ("task", "method", "new", "labelled", "seed")},
-            "shots": int(n),
-            "accuracy": bits.count("1") / len(bits),
-        }
-        for c in cells
-        for n, bits in c["correct"].items()
-    ]
-    table = pd.DataFrame(rows)
+    """Markdown of the seeds for which every held-out domain is there.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells, or a method's cells have different settings.
+    """
+    if not cells:
+        raise ValueError("there are no cells yet; run new_domain.py without --report first")
+    made: dict[str, Any] = {}
+    for cell in cells:
+        own = {k: v for k, v in cell["settings"].items() if k != "random_state"}
+        if made.setdefault(cell["method"], own) != own:
+            raise ValueError(
+                f"cells of {cell['method']!r} have different settings; run new_domain.py again, or remove the old"
+            )
     lines = [
         "# A domain that training has not seen",
         "",
         "`python benchmarks/new_domain.py`, then `--report`: each domain held out in turn, all-MiniLM-L6-v2, stage 3 at its "
-        "defaults, scored on the held-out domain's frozen test rows. Accuracy in percent, mean over held-out domains and "
-        f"seeds; ± half of a 95% t interval over seeds. Machine: {'; '.join(sorted({c['machine'] for c in cells}))}.",
+        "defaults, which takes small steps: look at the difference at 0 shots first. Scored on the held-out domain's frozen "
+        "test rows. Accuracy in percent, mean over held-out domains and seeds, ± half of a 95% t interval over seeds (of "
+        "hypernyms, over splits of the terms, which seeds share). Differences are paired, in points; [ ] is a 95% interval "
+        "that takes seeds and test rows as drawn, as in [few_shot.md](few_shot.md). "
+        f"Machine: {'; '.join(sorted({c['machine'] for c in cells}))}. Code (git's id of skmft/): "
+        f"{', '.join(sorted({c['code'] for c in cells}))}.",
     ]
-    for (task, labelled), some in table.groupby(["task", "labelled"]):
-        domains = some["new"].nunique()
-        lines += ["", f"## {task}, {labelled} labelled rows in each of the other {domains - 1} domains", ""]
-        lines += ["| shots of the new domain | seeds | " + " | ".join(map(str, SHOTS)) + " |", "| --- " * 7 + "|"]
-        by_seed = some.groupby(["method", "shots", "seed"])["accuracy"].agg(["mean", "size"])
-        by_seed = 100 * by_seed.loc[by_seed["size"] == domains, "mean"]  # seeds for which every domain is there
-        for method in [m for m in NAMES if m in by_seed.index.get_level_values("method")]:
-            values = [by_seed[method].get(n, pd.Series(dtype=float)) for n in SHOTS]
-            n_seeds = max(len(v) for v in values)
-            lines.append(f"| {NAMES[method]} | {n_seeds} | " + " | ".join(map(interval, values)) + " |")
-        for method in [m for m in NAMES if m != "mft" and m in by_seed.index.get_level_values("method")]:
-            differences = [
-                (
-                    by_seed["mft"].get(n, pd.Series(dtype=float)) - by_seed[method].get(n, pd.Series(dtype=float))
-                ).dropna()
-                for n in SHOTS
-            ]
-            lines.append(f"| MFT less: {NAMES[method]} | | " + " | ".join(interval(v, "+") for v in differences) + " |")
+    together, missing = find_clusters(cells), []
+    for task, labelled in sorted({(c["task"], c["labelled"]) for c in cells}):
+        scores: dict[Column, dict[str, dict[int, Score]]] = {Column(task, str(n)): defaultdict(dict) for n in SHOTS}
+        own = [c for c in cells if (c["task"], c["labelled"]) == (task, labelled)]
+        for method, seed in sorted({(c["method"], c["seed"]) for c in own}):
+            by_domain = {c["new"]: c for c in own if (c["method"], c["seed"]) == (method, seed)}
+            if len(by_domain) < DOMAINS[task]:
+                missing.append(
+                    f"{task}, {labelled}, {NAMES[method]}, seed {seed}: has {', '.join(sorted(by_domain))} alone"
+                )
+                continue
+            for n in SHOTS:
+                right = {d: np.array(list(c["correct"].get(str(n), ""))) == "1" for d, c in by_domain.items()}
+                if all(map(len, right.values())):
+                    scores[Column(task, str(n))][method][seed] = Score(source_of(task, seed), right, 0.0, None)
+        differences = compare({c: m for c, m in scores.items() if "mft" in m}, "mft", together)
+        names = [name for name in NAMES if any(name in methods for methods in scores.values())]
+        lines += ["", f"## {task}, {labelled} labelled rows in each of the other {DOMAINS[task] - 1} domains", ""]
+        body = []
+        for name in names:
+            values = [(column, methods.get(name, {})) for column, methods in scores.items()]
+            n_seeds = str(max(len(seeds) for _, seeds in values))
+            body.append([NAMES[name], n_seeds, *(accuracy(c, seeds) if seeds else "" for c, seeds in values)])
+        for name in names:
+            found = differences[differences["other"] == name] if len(differences) else differences
+            if len(found):
+                by_column = {row.column: row for row in found.itertuples()}
+                seeds = str(max(row.seeds for row in by_column.values()))
+                shown = [
+                    f"{r.difference:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" if (r := by_column.get(c)) else ""
+                    for c in scores
+                ]
+                body.append([f"MFT less: {NAMES[name]}", seeds, *shown])
+        lines += table(["shots of the new domain", "seeds", *map(str, SHOTS)], body)
+    if missing:
+        lines += ["", "## Left out, as not all domains are there", "", *(f"- {what}" for what in missing)]
     return "\n".join(lines) + "\n"
-
-
-def interval(values: pd.Series, sign: str = "") -> str:
-    if not len(values):
-        return ""
-    if len(values) == 1:
-        return f"{values.mean():{sign}.1f}"
-    return f"{values.mean():{sign}.1f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["amazon", "mnli", "hypernyms"])
+    parser.add_argument("--tasks", nargs="+", choices=list(DOMAINS), default=["amazon", "mnli", "hypernyms"])
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--labelled", type=int, default=64, help="rows in each of the other domains")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--threads", type=int, default=1, help="of torch; default 1, as of the committed cells")
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
     parser.add_argument("--report", action="store_true", help="only write the table of what is there")
     args = parser.parse_args()
+    if args.report:
+        text = report([json.loads(p.read_text()) for p in sorted(args.cells.glob("*.json"))])
+        (HERE / "results" / "new_domain.md").write_text(text)
+        print(text)
+        return
     logging.disable(logging.WARNING)
-    for seed in [] if args.report else args.seeds:
+    torch.set_num_threads(args.threads)
+    for seed in args.seeds:
         for task in args.tasks:
-            domains = sorted(split(f"hypernyms {seed % 5}" if task == "hypernyms" else task)[0]["domain"].unique())
+            domains = sorted(split(source_of(task, seed))[0]["domain"].unique())
             for new in domains:
                 for method in args.methods:
                     if method == "mix bi" and task == "amazon":
@@ -212,11 +269,10 @@ def main() -> None:
                             {n: round(b.count("1") / len(b), 3) for n, b in cell["correct"].items()},
                             flush=True,
                         )
-    if args.report:
-        text = report([json.loads(p.read_text()) for p in sorted(args.cells.glob("*.json"))])
-        (HERE / "results" / "new_domain.md").write_text(text)
-        print(text)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from few_shot import HYPERNYM_SPLITS, budget, params_of, write
+from few_shot import AUTO, HYPERNYM_SPLITS, budget, params_of, write
 from report import half_interval, plus_minus, table
 from tasks import CODE, HERE, draw, inputs, machine, paper, split, text_columns
 
@@ -58,6 +59,11 @@ def classifier(setting: str, seed: int) -> MetaFineTunedClassifier:
     return paper(adaptation=None, random_state=seed, **params)
 
 
+def settings(setting: str, seed: int) -> dict[str, Any]:
+    """All that a cell was made with, so that cells of other defaults can be told apart."""
+    return {**params_of(classifier(setting, seed)), "auto": json.loads(json.dumps(AUTO))}
+
+
 def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
     pool, test = split(f"hypernyms {seed % HYPERNYM_SPLITS}" if task == "hypernyms" else task)
     rows, _ = draw(pool, shots, seed)
@@ -79,7 +85,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
         "shots": shots,
         "seed": seed,
         "setting": setting,
-        "settings": params_of(clf),
+        "settings": settings(setting, seed),
         "accuracy": float(right.groupby(test["domain"].to_numpy()).mean().mean()),
         "n_train": len(rows),
         "n_test": len(test),
@@ -97,6 +103,8 @@ def run(task: str, shots: int, seed: int, setting: str) -> dict[str, Any]:
 
 
 def report(cells: list[dict[str, Any]]) -> str:
+    if not cells:
+        raise ValueError("there are no cells yet; run studies.py without --report first")
     frame = pd.DataFrame(cells)
     lines = [
         "# The paper's studies",
@@ -109,6 +117,14 @@ def report(cells: list[dict[str, Any]]) -> str:
     ]
     for (task, shots), some in frame.groupby(["task", "shots"]):
         by_seed = some.pivot(index="seed", columns="setting", values="accuracy") * 100
+        if REFERENCE not in by_seed:
+            lines += [
+                "",
+                f"## {task}, {shots} labelled a domain",
+                "",
+                "The paper's recipe, the reference, has not been run.",
+            ]
+            continue
         n_test = " or ".join(map(str, sorted(some["n_test"].unique())))
         lines += ["", f"## {task}, {shots} labelled a domain ({n_test} test rows)"]
 
@@ -185,11 +201,14 @@ def main() -> None:
     grid = [(t, n, s, name) for t in args.tasks for n in args.shots for s in args.seeds for name in args.settings]
     for task, shots, seed, setting in grid:
         path = args.cells / f"{task}-{shots}-{seed}-{setting.replace(' ', '_')}.json"
-        if not path.exists() or json.loads(path.read_text())["settings"] != params_of(classifier(setting, seed)):
+        if not path.exists() or json.loads(path.read_text())["settings"] != settings(setting, seed):
             cell = run(task, shots, seed, setting)
             write(path, cell)
             print(path.stem, f"{cell['accuracy']:.3f}, {cell['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

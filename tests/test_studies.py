@@ -15,7 +15,15 @@ from skmft import MetaFineTunedClassifier
 def make_rows(n, seed, first=0):
     X, y, d = make_texts(n, seed=seed, n_domains=4)
     numbers = np.arange(first, first + n)
-    return pd.DataFrame({"text": [f"{x} {i}" for x, i in zip(X, numbers)], "y": y, "domain": d, "group": numbers})
+    return pd.DataFrame(
+        {
+            "text": [f"{x} {i}" for x, i in zip(X, numbers)],
+            "y": y,
+            "domain": d,
+            "group": numbers,
+            "hash": [f"{i:05d}" for i in numbers],
+        }
+    )
 
 
 POOL, TEST = make_rows(160, 0), make_rows(40, 1, first=1000)
@@ -89,6 +97,7 @@ def test_reptile_moves_as_far_as_its_outer_steps_say(small, monkeypatch):
     new_domain, starts, taken = small["new_domain"], [], []
 
     def add_one(module, rows, criterion, settings, *, epochs, seed):
+        assert len(rows) <= 40  # of one domain; the pool has 160
         starts.append([t.detach().clone() for t in module.parameters()])
         taken.append(epochs * -(-len(rows) // settings.batch_size))
         for tensor in module.parameters():
@@ -105,22 +114,91 @@ def test_reptile_moves_as_far_as_its_outer_steps_say(small, monkeypatch):
         np.testing.assert_allclose((tensor - start).detach().numpy(), expected, rtol=1e-4)
 
 
-def test_table_of_new_domains_by_hand(modules):
-    """A seed counts where all held-out domains are there; differences are paired by seed."""
-    right = {("mft", 0): (9, 7), ("mft", 1): (8, 8), ("mft", 2): (10, None), ("mix", 0): (6, 6), ("mix", 1): (5, 7)}
-    cells = [
-        {"task": "amazon", "labelled": 64, "method": method, "seed": seed, "new": new, "machine": "one"}
+def new_domain_cells(right):
+    """Cells of `right`: (method, seed) -> right answers of 10 in each of the four domains, None where a cell is missing."""
+    return [
+        {"task": "amazon", "source": "amazon", "labelled": 64, "method": method, "seed": seed, "new": new}
+        | {"machine": "one", "code": "c", "settings": {"random_state": seed}, "test_hash": "t"}
         | {"correct": {"8": "1" * n + "0" * (10 - n)}}
         for (method, seed), counts in right.items()
-        for new, n in zip(("books", "dvd"), counts)
+        for new, n in zip(("books", "dvd", "electronics", "kitchen"), counts)
         if n is not None
     ]
-    lines = modules["new_domain"].report(cells).splitlines()
-    row = {cells[0]: cells[1:] for cells in ([c.strip() for c in line.split("|")[1:-1]] for line in lines) if cells}
+
+
+@pytest.fixture
+def single_rows(modules, monkeypatch):
+    """Every test row drawn for itself, of whichever domains."""
+    domains = ("books", "dvd", "electronics", "kitchen", "music")
+    together = {"amazon": {d: np.arange(10) for d in domains}}
+    monkeypatch.setattr(modules["new_domain"], "find_clusters", lambda cells: together)
+
+
+def test_table_of_new_domains_by_hand(modules, single_rows):
+    """A seed counts where all held-out domains are there; differences are paired by seed."""
+    right = {
+        ("mft", 0): (9, 7, 8, 8),
+        ("mft", 1): (9, 9, 9, 9),
+        ("mft", 2): (10, None, 10, 10),
+        ("mix", 0): (6, 6, 6, 6),
+        ("mix", 1): (5, 7, 6, 6),
+    }
+    text = modules["new_domain"].report(new_domain_cells(right))
+    parts = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    row = {cells[0]: cells[1:] for cells in parts if cells}
     names = modules["new_domain"].NAMES
-    assert row[names["mft"]][:4] == ["2", "", "", "80.0 ± 0.0"]  # shots 0, 4 and 8
+    assert row[names["mft"]][:4] == ["2", "", "", "85.0 ± 63.5"]  # shots 0, 4 and 8; 12.706 * 7.071 / sqrt(2)
     assert row[names["mix"]][3] == "60.0 ± 0.0"
-    assert row[f"MFT less: {names['mix']}"][3] == "+20.0 ± 0.0"
+    seeds, _, _, difference = row[f"MFT less: {names['mix']}"][:4]
+    low, high = map(float, difference.removeprefix("+25.0 [").removesuffix("]").split(","))
+    assert seeds == "2" and 25 - low == pytest.approx(high - 25) and 10 < high - 25 < 150
+    assert "in each of the other 3 domains" in text
+    assert "- amazon, 64, MFT on the others, adapted, seed 2: has books, electronics, kitchen alone" in text
+
+
+def test_reports_of_new_domains_that_lack_cells(modules, single_rows):
+    new_domain = modules["new_domain"]
+    with pytest.raises(ValueError, match="there are no cells yet"):
+        new_domain.report([])
+    text = new_domain.report(new_domain_cells({("mix", 0): (6, 6, 6, 6), ("mft", 0): (9, None, 9, 9)}))
+    assert "| 60.0 |" in text and "MFT less" not in text
+    cells = new_domain_cells({("mix", 0): (6, 6, 6, 6), ("mix", 1): (6, 6, 6, 6)})
+    cells[-1]["settings"] = {"random_state": 1, "learning_rate": 1}
+    with pytest.raises(ValueError, match="cells of 'mix' have different settings"):
+        new_domain.report(cells)
+
+
+def test_new_domains_run_what_is_missing_or_was_made_otherwise(small, single_rows, tmp_path, monkeypatch, capsys):
+    new_domain, ran = small["new_domain"], []
+
+    def run(task, method, new, labelled, seed):
+        ran.append((new, method, seed))
+        [cell] = new_domain_cells({(method, seed): (6, None, None, None)})
+        return {**cell, "new": new, "settings": new_domain.settings(method, seed)}
+
+    monkeypatch.setattr(new_domain, "run", run)
+    monkeypatch.setattr(new_domain, "HERE", tmp_path)
+    monkeypatch.setattr(new_domain.logging, "disable", lambda level: None)
+    monkeypatch.setattr(new_domain.torch, "set_num_threads", lambda threads: None)
+    (tmp_path / "results").mkdir()
+    call = ["new_domain.py", "--tasks", "amazon", "--cells", str(tmp_path / "cells"), "--methods", "mft", "reptile"]
+
+    def main(*more):
+        monkeypatch.setattr(sys, "argv", [*call, *more])
+        new_domain.main()
+
+    main("--seeds", "0")
+    main("--seeds", "0", "1")
+    assert len(ran) == len(set(ran)) == 4 * 2 * 2
+    monkeypatch.setattr(new_domain, "INNER_STEPS", 50)
+    main("--seeds", "0")
+    assert {method for _, method, _ in ran[16:]} == {"reptile"} and len(ran) == 20
+    monkeypatch.setitem(new_domain.AUTO, "adaptation_learning_rate", {"full": 1e-3})
+    main("--seeds", "0", "1")
+    assert len(ran) == 36
+    main("--report")
+    assert "| MFT less: Reptile on the others, adapted | 2 |" in (tmp_path / "results" / "new_domain.md").read_text()
+    capsys.readouterr()
 
 
 # ---------------------------------------------------------------------- the paper's studies
@@ -145,6 +223,9 @@ def test_studies_train_on_the_share_they_say(small):
             assert set(t) <= set(small["fits"][0][0])
             assert len(cell["extremes"]["most"]) == 4 * 2 * 3
     seeds = [{**c, "seed": s} for c in (reference, {**cell, "setting": "weight 0", "accuracy": 0.5}) for s in range(2)]
+    with pytest.raises(ValueError, match="there are no cells yet"):
+        studies.report([])
+    assert "The paper's recipe, the reference, has not been run." in studies.report(seeds[2:])
     text = studies.report(seeds)
     assert "## amazon, 8 labelled a domain (40 test rows)" in text
     assert f"| 0 | 2 | 50.0 ± 0.0 | {50 - 100 * reference['accuracy']:+.1f} ± 0.0 |" in text
