@@ -36,7 +36,7 @@ PLAIN: dict[str, Any] = {
     "pair_encoding": "cross",
 }
 BI = {**PLAIN, "pair_encoding": "bi"}
-PROBE = {"head_init": "probe"}
+PROBE = {"head_init": "probe", "weight_interpolation": 1.0}
 CONTRAST = {"contrastive_weight": 0.5}
 MFT = {"typicality_weighting": True, "corruption_weight": 0.1}
 FROZEN = {**PROBE, "learning_rate": 1e-12, "meta_epochs": 1}  # the probe, and next to no training

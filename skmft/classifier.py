@@ -66,6 +66,7 @@ PAPER: dict[str, Any] = {  # what `from_paper` sets
     "corruption_labels": "epoch",
     "contrastive_weight": 0.0,
     "head_init": "random",
+    "weight_interpolation": 1.0,
     "meta_epochs": 2,
     "adaptation": "full",
     "adaptation_epochs": 6,
@@ -131,6 +132,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     head_init : {"probe", "random"}, default="probe"
         What the label head starts from: random numbers, or a logistic regression on the pre-trained encoder's embeddings of
         the training rows (of 2,000 of them at most; an extension, after Kumar et al., ICLR 2022).
+    weight_interpolation : float, default=0.75
+        How far the meta-learner goes from where stage 2 started (0) to where it ended (1), in all weights alike: a start that
+        is a classifier already, with training that few rows push too far, is best met halfway (an extension: WiSE-FT,
+        Wortsman et al., CVPR 2022). Of no effect with ``head_init="random"``, which starts from no classifier.
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
@@ -301,6 +306,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         "contrastive_weight": [Interval(Real, 0, None, closed="left")],
         "contrastive_temperature": [Interval(Real, 0, None, closed="neither")],
         "head_init": [StrOptions({"random", "probe"})],
+        "weight_interpolation": [Interval(Real, 0, 1, closed="right")],
         "meta_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "adaptation": [StrOptions({"full", "head", "lora"}), None],
         "lora_rank": [Interval(Integral, 1, None, closed="left")],
@@ -341,6 +347,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         contrastive_weight: float = 0.5,
         contrastive_temperature: float = 0.1,
         head_init: str = "probe",
+        weight_interpolation: float = 0.75,
         meta_epochs: int | str = "auto",
         adaptation: str | None = "full",
         lora_rank: int = 8,
@@ -377,6 +384,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         self.contrastive_weight = contrastive_weight
         self.contrastive_temperature = contrastive_temperature
         self.head_init = head_init
+        self.weight_interpolation = weight_interpolation
         self.meta_epochs = meta_epochs
         self.adaptation = adaptation
         self.lora_rank = lora_rank

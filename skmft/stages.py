@@ -299,11 +299,14 @@ def meta_fine_tune(
     history: list[dict[str, Any]],
 ) -> FineTuningNet:
     """Stage 2: the meta-learner."""
+    start: dict[str, torch.Tensor] = {}  # with a probe as the label head, a classifier to go back toward
     with run.generators("label head"):
         module = TextClassifier(encoder, len(classes), run.params.pooling, rows.tokens.apart)
     if rows.probe_embeddings is not None:
         balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
         start_from_probe(run, module, rows, normalized_weights(t, rows.sample_weight, balance))
+        if run.params.weight_interpolation < 1:
+            start = {name: p.detach().to("cpu", copy=True) for name, p in module.named_parameters()}
     corruption_weight, contrastive_weight = 0.0, 0.0
     if len(names) > 1:
         corruption_weight, contrastive_weight = run.params.corruption_weight, run.params.contrastive_weight
@@ -322,7 +325,12 @@ def meta_fine_tune(
     if corruption_weight > 0 or contrastive_weight > 0:
         columns["domain"] = rows.domains
     criterion = partial(MetaFineTuningLoss, corruption_weight, contrastive_weight, run.params.contrastive_temperature)
-    return train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw)
+    net = train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw)
+    with torch.no_grad():
+        for name, trained in module.named_parameters():
+            if name in start:
+                trained.copy_(torch.lerp(start[name].to(trained.device), trained, run.params.weight_interpolation))
+    return net
 
 
 def start_from_probe(run: Run, module: TextClassifier, rows: Rows, weight: NDArray[np.float64]) -> None:

@@ -134,6 +134,22 @@ def test_probe_of_many_rows_reads_some(tiny, data, monkeypatch):
     assert seen == [PROBE_ROWS] * 2
 
 
+def test_weights_are_interpolated_from_the_probe_to_the_trained(tiny, data):
+    X, y, d = data
+
+    def tensors(**params):
+        clf = make(tiny, head_init="probe", **params).fit(X, y, domains=d)
+        return {n: p.detach() for n, p in clf.net_.module_.named_parameters() if not n.startswith("corruption_head")}
+
+    start, end = tensors(learning_rate=1e-15, weight_interpolation=1.0), tensors(weight_interpolation=1.0)
+    for share in (0.25, 0.75):
+        for name, tensor in tensors(weight_interpolation=share).items():
+            torch.testing.assert_close(tensor, (1 - share) * start[name] + share * end[name])
+    assert max((end[n] - start[n]).abs().max() for n in start) > 1e-2
+    random = [make(tiny, weight_interpolation=share).fit(X, y, domains=d).predict_proba(X) for share in (0.5, 1.0)]
+    np.testing.assert_array_equal(*random)  # a random head is nothing to go back to
+
+
 def test_probe_leaves_out_rows_of_weight_zero():
     E = np.array([[1.0, 0], [0, 1], [1, 0.1], [0.1, 1], [5, 5]], dtype=np.float32)
     y, weight = np.array([0, 1, 0, 1, 2]), np.array([1.0, 1, 1, 1, 0])
@@ -143,7 +159,15 @@ def test_probe_leaves_out_rows_of_weight_zero():
 
 
 @pytest.mark.parametrize(
-    "params", [{"contrastive_weight": -1}, {"contrastive_temperature": 0}, {"head_init": "zeros"}], ids=str
+    "params",
+    [
+        {"contrastive_weight": -1},
+        {"contrastive_temperature": 0},
+        {"head_init": "zeros"},
+        {"weight_interpolation": 0},
+        {"weight_interpolation": 1.5},
+    ],
+    ids=str,
 )
 def test_bad_parameters_are_named(tiny, data, params):
     X, y, d = data
