@@ -39,26 +39,42 @@ BEGIN, END = "<!-- few shots: python benchmarks/readme_table.py --write -->\n", 
 def short_table(folder: Path, seeds: list[int]) -> str:
     """Markdown; mean accuracy over seeds and half of its 95% t interval, both in percent.
 
+    A column of which cells are missing is left out, and named below the table.
+
     Raises
     ------
     ValueError
-        If a cell is missing.
+        If that are all of them.
     """
     scores, _ = report.read(folder)
     columns = [report.Column(*column) for column in COLUMNS]
+    missing = {column: lacking(scores, column, seeds) for column in columns}
+    whole = [column for column in columns if not missing[column]]
+    if not whole:
+        raise ValueError(f"no column is whole in {folder}: " + "; ".join(map(str, missing.values())))
     lines = []
-    for name in ROWS:
+    for name, method in ROWS.items():
         values = []
-        for column in columns:
-            if not few_shot.applies(ROWS[name], column.task):
+        for column in whole:
+            if few_shot.applies(method, column.task):
+                values.append(report.accuracy(column, {s: scores[column][name][s] for s in seeds}))
+            else:
                 values.append("")
-                continue
-            found = scores.get(column, {}).get(name, {})
-            if missing := [s for s in seeds if s not in found]:
-                raise ValueError(f"no cell of {few_shot.NAMES[name]!r} for {column}, seeds {missing}, in {folder}")
-            values.append(report.accuracy(column, {s: found[s] for s in seeds}))
         lines.append([few_shot.NAMES[name], *values])
-    return "\n".join(report.table(["labelled in each domain", *map(str, columns)], lines)) + "\n"
+    text = "\n".join(report.table(["labelled in each domain", *map(str, whole)], lines)) + "\n"
+    left_out = [f"{column} (lacks {', '.join(missing[column])})" for column in columns if missing[column]]
+    return text + (f"\nNot run through at today's defaults: {'; '.join(left_out)}.\n" if left_out else "")
+
+
+def lacking(scores: report.Scores, column: report.Column, seeds: list[int]) -> list[str]:
+    """What a column lacks: for each method its seeds."""
+    found = scores.get(column, {})
+    seeds_of = {name: [s for s in seeds if s not in found.get(name, {})] for name in ROWS}
+    return [
+        f"{few_shot.NAMES[name].split(':')[0]} {' '.join(map(str, own))}"
+        for name, own in seeds_of.items()
+        if own and few_shot.applies(ROWS[name], column.task)
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
