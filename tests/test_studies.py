@@ -31,7 +31,7 @@ POOL, TEST = make_rows(160, 0), make_rows(40, 1, first=1000)
 
 @pytest.fixture(scope="module")
 def modules():
-    names = ("new_domain", "studies", "hypotheses")
+    names = ("new_domain", "studies", "hypotheses", "interpolation")
     return dict(zip(names, import_benchmarks(*names)))
 
 
@@ -49,12 +49,13 @@ def small(modules, tiny, monkeypatch):
 
     monkeypatch.setattr(MetaFineTunedClassifier, "_fit", fit)
     monkeypatch.setattr(modules["new_domain"], "MetaFineTunedClassifier", classifier)
-    monkeypatch.setattr(modules["hypotheses"], "MetaFineTunedClassifier", classifier)
+    for name in ("hypotheses", "interpolation"):
+        monkeypatch.setattr(modules[name], "MetaFineTunedClassifier", classifier)
+        monkeypatch.setattr(modules[name], "never_tested", lambda task: POOL)
     paper = functools.partial(modules["studies"].paper, tiny, max_length=16)
     monkeypatch.setattr(modules["studies"], "paper", lambda **params: paper(**{"meta_epochs": 1, **params}))
     for name in ("new_domain", "studies"):
         monkeypatch.setattr(modules[name], "split", lambda task: (POOL, TEST))
-    monkeypatch.setattr(modules["hypotheses"], "never_tested", lambda task: POOL)
     return {**modules, "fits": fits}
 
 
@@ -277,3 +278,27 @@ def test_hypotheses_run_what_is_missing_and_report_it(small, tmp_path, monkeypat
     hypotheses.main()
     assert "| probe | 3 | 76.0 | +5.0 ± 0.0 |" in (tmp_path / "results" / "hypotheses.md").read_text()
     capsys.readouterr()
+
+
+def test_interpolation_scores_the_weights_that_the_parameter_gives(small):
+    interpolation = small["interpolation"]
+    cell = interpolation.run("mnli", 8, 0)
+    texts = small["fits"][0][0]
+    assert len(texts) == cell["n_train"] == 32 and cell["n_valid"] == 128
+    assert cell["settings"]["weight_interpolation"] == 1 and list(cell["accuracy"]) == [
+        "0",
+        "0.25",
+        "0.5",
+        "0.75",
+        "1.0",
+    ]
+    valid = POOL[~POOL["text"].isin(texts)]
+    train = POOL.set_index("text").loc[texts].reset_index()
+    for share in (0.5, 1.0):
+        clf = interpolation.MetaFineTunedClassifier(adaptation=None, random_state=0, weight_interpolation=share)
+        clf.fit(texts, train["y"], domains=train["domain"].to_numpy())
+        assert clf.score(valid["text"], valid["y"]) == cell["accuracy"][str(share)]
+    cells = [{**cell, "seed": s, "accuracy": {"0.5": a, "1.0": 0.5}} for s, a in ((3, 0.6), (4, 0.7))]
+    *_, accuracy, difference = interpolation.report(cells).splitlines()
+    assert accuracy == "| mnli, 8 labelled a domain (32 rows, 128 scored) | 3 4 | 65.0 ± 63.5 | 50.0 ± 0.0 |"
+    assert difference == "| less the end |  | +15.0 ± 63.5 |  |"
