@@ -256,7 +256,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i]) +
     contrastive_weight * L_S``, where ``z_i`` is a corrupted domain label, ``w`` the product of typicality, `sample_weight`
     and class weight, scaled to mean 1, and ``L_S`` the supervised contrastive loss, which the paper has not. Stage 3 is plain
-    cross entropy with the weights that the user gave.
+    cross entropy with the weights that the user gave. In training all dropout is as the encoder's configuration says, but for
+    that of attention probabilities, which is left out in every recipe, `from_paper` included, as it costs much of the speed.
 
     A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted: the
     meta-learner answers for it. Where `domains` is not given to `predict` or `score`, the meta-learner answers: without
