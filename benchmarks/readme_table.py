@@ -30,6 +30,7 @@ ROWS = {  # name of what is scored, and the method that gives it
     "paper_adapted": "paper",
     "adapted": "mft",
 }
+OURS = "adapted"
 SEEDS = [0, 1, 2, 3, 4]
 FEWER = [0, 1]
 README = HERE.parent / "README.md"
@@ -39,42 +40,42 @@ BEGIN, END = "<!-- few shots: python benchmarks/readme_table.py --write -->\n", 
 def short_table(folder: Path, seeds: list[int]) -> str:
     """Markdown; mean accuracy over seeds and half of its 95% t interval, both in percent.
 
-    A column of which cells are missing is left out, and named below the table.
+    A method of which cells are missing has no figure, a column in which ours has none is left out; both are told below.
 
     Raises
     ------
     ValueError
-        If that are all of them.
+        If there is no column.
     """
     scores, _ = report.read(folder)
     columns = [report.Column(*column) for column in COLUMNS]
     missing = {column: lacking(scores, column, seeds) for column in columns}
-    whole = [column for column in columns if not missing[column]]
-    if not whole:
-        raise ValueError(f"no column is whole in {folder}: " + "; ".join(map(str, missing.values())))
+    shown = [column for column in columns if OURS not in missing[column]]
+    if not shown:
+        raise ValueError(f"{folder} lacks cells of {few_shot.NAMES[OURS]!r} in every column: {missing}")
     lines = []
     for name, method in ROWS.items():
         values = []
-        for column in whole:
-            if few_shot.applies(method, column.task):
+        for column in shown:
+            if few_shot.applies(method, column.task) and name not in missing[column]:
                 values.append(report.accuracy(column, {s: scores[column][name][s] for s in seeds}))
             else:
                 values.append("")
         lines.append([few_shot.NAMES[name], *values])
-    text = "\n".join(report.table(["labelled in each domain", *map(str, whole)], lines)) + "\n"
-    left_out = [f"{column} (lacks {', '.join(missing[column])})" for column in columns if missing[column]]
-    return text + (f"\nNot run through at today's defaults: {'; '.join(left_out)}.\n" if left_out else "")
+    text = "\n".join(report.table(["labelled in each domain", *map(str, shown)], lines)) + "\n"
+    told = [
+        f"{column}, {'all' if OURS in names else ' and '.join(few_shot.NAMES[n].split(':')[0] for n in names)}"
+        for column, names in missing.items()
+        if names
+    ]
+    return text + (f"\nNot run on all of these seeds at today's defaults: {'; '.join(told)}.\n" if told else "")
 
 
 def lacking(scores: report.Scores, column: report.Column, seeds: list[int]) -> list[str]:
-    """What a column lacks: for each method its seeds."""
+    """Names of which a column lacks a cell."""
     found = scores.get(column, {})
-    seeds_of = {name: [s for s in seeds if s not in found.get(name, {})] for name in ROWS}
-    return [
-        f"{few_shot.NAMES[name].split(':')[0]} {' '.join(map(str, own))}"
-        for name, own in seeds_of.items()
-        if own and few_shot.applies(ROWS[name], column.task)
-    ]
+    rows = [name for name in ROWS if few_shot.applies(ROWS[name], column.task)]
+    return [name for name in rows if any(s not in found.get(name, {}) for s in seeds)]
 
 
 def main(argv: list[str] | None = None) -> int:
