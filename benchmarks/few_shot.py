@@ -491,12 +491,14 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 
 def is_finished(cell: Cell, folder: Path, common: dict[str, Any]) -> bool:
-    """Whether there is a file, made with the settings of now."""
+    """Whether there is a file, made with the settings of now and as many steps."""
     path = folder / f"{cell.name}.json"
     if not path.exists():
         return False
-    wanted = settings(cell, common)
-    return not wanted or json.loads(path.read_text())["settings"] == wanted
+    found, wanted = json.loads(path.read_text()), settings(cell, common)
+    if cell.method == "trainer" and found["budget"] != budget(found["train_rows"]):
+        return False
+    return not wanted or found["settings"] == wanted
 
 
 @cache

@@ -104,6 +104,16 @@ def test_cells_are_written_once_and_resumed(bench, capsys):
         }
 
 
+def test_trainer_cells_of_another_budget_are_run_again(modules, tmp_path):
+    few_shot, _ = modules
+    cell = few_shot.Cell("amazon", 16, "trainer", 0)
+    found = {"settings": few_shot.settings(cell, {"model": "x"}), "budget": 60, "train_rows": 64}
+    few_shot.write(tmp_path / f"{cell.name}.json", found)
+    assert few_shot.is_finished(cell, tmp_path, {"model": "x"})
+    few_shot.write(tmp_path / f"{cell.name}.json", {**found, "budget": 80})
+    assert not few_shot.is_finished(cell, tmp_path, {"model": "x"})
+
+
 def test_seeds_and_shots_draw_their_own_rows(bench):
     _, cells = bench(methods=("tfidf",), shots=("8", "16", "full"), seeds=("0", "1"))
     hashes = {name: c["train_hash"] for name, c in cells.items()}
