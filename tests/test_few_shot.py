@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -505,6 +506,38 @@ def test_readme_table_leaves_out_what_lacks_a_cell(readme, tmp_path):
     (tmp_path / "cells" / "amazon-16-mft-0.json").unlink()
     with pytest.raises(ValueError, match="lacks cells of 'MFT: adapted to each domain' in every column"):
         readme.short_table(tmp_path / "cells", readme.SEEDS)
+
+
+@pytest.mark.parametrize(("native", "more", "methods"), [(True, [], 2), (False, [], 1), (False, ["--all-rows"], 2)])
+def test_readme_table_runs_fewer_rows_without_bfloat16_and_compares(
+    readme, modules, tmp_path, monkeypatch, capsys, native, more, methods
+):
+    asked = []
+    monkeypatch.setattr(readme, "has_native_bfloat16", lambda device: native)
+    monkeypatch.setattr(readme, "FEWER_ROWS", ("adapted",))
+    monkeypatch.setattr(readme.few_shot, "run", lambda cells, options: asked.extend(cells))
+    committed = tmp_path / "committed"
+    monkeypatch.setattr(readme.few_shot, "CELLS", committed)
+    shutil.copytree(tmp_path / "cells", committed)
+    path = committed / "amazon-16-mix-0.json"
+    cell = json.loads(path.read_text())
+    bits = cell["results"]["mix"]["correct"]
+    first, right = next(iter(bits.items()))
+    flipped = ("0" if right[0] == "1" else "1") + right[1:]
+    path.write_text(
+        json.dumps({**cell, "results": {"mix": {**cell["results"]["mix"], "correct": {**bits, first: flipped}}}})
+    )
+    path = committed / "mnli-256-mix-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "train_hash": "other"}))
+    assert readme.main(["--cells", str(tmp_path / "cells"), *more]) == 0
+    assert len({c.method for c in asked}) == methods and {c.seed for c in asked} == {0, 1}
+    out = capsys.readouterr().out
+    n = sum(map(len, bits.values()))
+    assert (
+        f"amazon-16-mix-0, {modules[0].NAMES['mix']}: 1 of {n} answers differ, {100 / n * (1 if right[0] == '1' else -1):+.1f}"
+        in out
+    )
+    assert "mnli-256-mix-1: drawn from other training rows" in out
 
 
 def test_every_name_has_a_method_and_a_colour(modules):
