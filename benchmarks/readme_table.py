@@ -5,8 +5,8 @@
     python benchmarks/readme_table.py --write      # from the cells of `few_shot.py` into README.md
 
 Its cells are those of `few_shot.py`, one thread each, as many at a time as there are cores; the frozen test rows are the same.
-It is made to take less than 30 minutes on two cores: where the processor does not multiply bfloat16, and all rows would take over
-an hour, only those of TF-IDF, embeddings, the Trainer, Mix and MFT are run.
+It is made to take less than 30 minutes on two cores: where the processor does not multiply bfloat16, and all rows would take
+over an hour, only those of TF-IDF, embeddings, the Trainer, Mix and MFT are run.
 """
 
 from __future__ import annotations
