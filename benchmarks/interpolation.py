@@ -29,9 +29,17 @@ SHARES = {"amazon": (0.5, 0.75, 1.0), "mnli": (0, 0.25, 0.5, 0.75, 1.0), "hypern
 VALIDATION = {"amazon": 200, "mnli": 200, "hypernyms": 300}  # rows a domain, at most
 
 
+def classifier(seed: int, **params: Any) -> MetaFineTunedClassifier:
+    return MetaFineTunedClassifier(adaptation=None, weight_interpolation=1.0, random_state=seed, **params)
+
+
+def settings(seed: int) -> dict[str, Any]:
+    """All that a cell was made with, so that cells of other defaults can be told apart."""
+    return {**params_of(classifier(seed)), "auto": json.loads(json.dumps(AUTO))}
+
+
 def fit(train: pd.DataFrame, seed: int, **params: Any) -> MetaFineTunedClassifier:
-    clf = MetaFineTunedClassifier(adaptation=None, weight_interpolation=1.0, random_state=seed, **params)
-    return clf.fit(inputs(train), train["y"], domains=train["domain"].to_numpy())
+    return classifier(seed, **params).fit(inputs(train), train["y"], domains=train["domain"].to_numpy())
 
 
 def run(task: str, shots: int, seed: int) -> dict[str, Any]:
@@ -57,7 +65,7 @@ def run(task: str, shots: int, seed: int) -> dict[str, Any]:
         "accuracy": accuracy,
         "n_train": len(train),
         "n_valid": len(valid),
-        "settings": {**params_of(clf), "auto": json.loads(json.dumps(AUTO))},
+        "settings": settings(seed),
         "machine": machine(),
         "code": CODE,
     }
@@ -111,7 +119,7 @@ def main() -> None:
         task, _, shots = column.partition(":")
         for seed in args.seeds:
             path = args.cells / f"{task}-{shots}-{seed}.json"
-            if not path.exists():
+            if not path.exists() or json.loads(path.read_text())["settings"] != settings(seed):
                 cell = run(task, int(shots), seed)
                 write(path, cell)
                 print(path.stem, {share: round(100 * a, 1) for share, a in cell["accuracy"].items()}, flush=True)

@@ -56,7 +56,7 @@ _PARAMETERS = """Parameters
     learning_rate : float, default=1e-4
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0.
     batch_size : int, default=32
-        Rows a batch in training.
+        Most rows a batch in training; all batches of an epoch are of one size, but for a row.
     weight_decay : float, default=0.01
         Decoupled weight decay; not on biases and norms.
     warmup_ratio : float in [0, 1], default=0.1

@@ -26,6 +26,7 @@ from .adaptation import can_adapt, domain_logits
 from .corruption import CORRUPTION_LABELS
 from .encoding import TokenizedTexts
 from .inputs import (
+    NO_DOMAIN,
     balance_classes,
     column_hint,
     kind_of,
@@ -53,7 +54,6 @@ from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
 from .typicality import similarities, typicality
 
 MOST_ROWS_APART = 5000  # up to which pair_encoding="auto" is "bi"; benchmarks/results/hypotheses.md
-_NO_DOMAIN = "all"  # name of the one domain where fit got none
 PAPER: dict[str, Any] = {  # what `from_paper` sets
     "pooling": "mean",
     "pair_encoding": "cross",
@@ -133,9 +133,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         What the label head starts from: random numbers, or a logistic regression on the pre-trained encoder's embeddings of
         the training rows (of 2,000 of them at most; an extension, after Kumar et al., ICLR 2022).
     weight_interpolation : float, default=0.75
-        How far the meta-learner goes from where stage 2 started (0) to where it ended (1), in all weights alike: a start that
-        is a classifier already, with training that few rows push too far, is best met halfway (an extension: WiSE-FT,
-        Wortsman et al., CVPR 2022). Of no effect with ``head_init="random"``, which starts from no classifier.
+        How far the meta-learner goes from where stage 2 started (0) to where it ended (1), in all weights alike: the start
+        is a classifier already, and few rows may push it too far (an extension: WiSE-FT, Wortsman et al., CVPR 2022).
+        `history_` tells of training alone, before the way back. Of no effect with ``head_init="random"``, which starts from no
+        classifier.
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
@@ -165,9 +166,10 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
         default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
-        Rows a batch in training. Where a device has too little memory, a stage starts again with its batches in smaller
-        parts, whose gradients add up to those of the whole batch, and a UserWarning says so. A batch in prediction has as
-        many rows as fill ``batch_size * max_length`` tokens, or on a CPU 2,048, if that is less.
+        Most rows a batch in training; all batches of an epoch are of one size, but for a row. Where a device has too little
+        memory, a stage starts again with its batches in smaller parts, whose gradients add up to those of the whole batch, and
+        a UserWarning says so. A batch in prediction has as many rows as fill ``batch_size * max_length`` tokens, or on a CPU
+        2,048, if that is less.
     weight_decay : float, default=0.01
         Decoupled weight decay; not on biases and norms.
     warmup_ratio : float in [0, 1], default=0.1
@@ -254,10 +256,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     Notes
     -----
     The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i]) +
-    contrastive_weight * L_S``, where ``z_i`` is a corrupted domain label, ``w`` the product of typicality, `sample_weight`
-    and class weight, scaled to mean 1, and ``L_S`` the supervised contrastive loss, which the paper has not. Stage 3 is plain
-    cross entropy with the weights that the user gave. In training all dropout is as the encoder's configuration says, but for
-    that of attention probabilities, which is left out in every recipe, `from_paper` included, as it costs much of the speed.
+    contrastive_weight * L_S``, where ``z_i`` is a corrupted domain label, ``w`` the product of typicality, `sample_weight` and
+    class weight, scaled to mean 1, and ``L_S`` the supervised contrastive loss, which the paper has not. Stage 3 is plain cross
+    entropy with the weights that the user gave. In training the encoder's dropout is as its configuration says, and the label
+    head's is 0.1; that of attention probabilities is left out in every recipe, `from_paper` included, as it costs much of the
+    speed.
 
     A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted: the
     meta-learner answers for it. Where `domains` is not given to `predict` or `score`, the meta-learner answers: without
@@ -477,7 +480,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         torch.OutOfMemoryError
             If the device cannot hold what a single row needs.
         FloatingPointError
-            If the loss is no number, as at too large a learning rate.
+            If the loss or a trained weight is no number, as at too large a learning rate.
         ImportError
             With ``adaptation="lora"`` without the extra ``skmft[lora]``, or ``distributed=True`` without
             ``skmft[distributed]``.
@@ -495,7 +498,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         refuse_domains_as_texts(texts, domains)
         no_domains = domains is None
         if no_domains:
-            domains = np.full(len(texts), _NO_DOMAIN)
+            domains = np.full(len(texts), NO_DOMAIN)
         sample_weight = read_sample_weight(sample_weight, len(texts))
         used = sample_weight > 0
         classes, names = np.unique(y[used]), np.unique(domains[used])
@@ -504,7 +507,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 f"y has one class only, {classes.tolist()[0]!r} (among the rows of weight above 0); "
                 "a classifier needs at least two classes."
             )
-        balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
+        balance = balance_classes(self.class_weight, positions(y[used], classes), sample_weight[used], classes)
+        if not can_adapt(y[used][balance > 0]):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} leaves fewer than two of the classes {classes.tolist()} a weight above 0; "
+                "a classifier needs at least two."
+            )
         source = find_encoder(self.model)
         run = Run.start(self, training=True)
         if run.verbose:  # in a search this tells the candidate
@@ -596,6 +604,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         ValueError
             If `adaptation` is None, `y` has an unknown label or one class only, or `domain` is no name. The estimator
             is then as it was, as it is when adapting fails or is interrupted.
+        FloatingPointError
+            If the loss or a trained weight is no number, as at too large a learning rate.
         """
         check_is_fitted(self)
         self._check_parameters()
@@ -972,8 +982,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         own: list[Any] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
-            if known != [_NO_DOMAIN]:
-                refuse_other_types(given, known)
+            refuse_other_types(given, known)
             where = positions(given, np.array(known, dtype=object))
             unknown = np.flatnonzero((where < 0) & ~missing(given))
             if len(unknown) and self.unknown_domain == "error":

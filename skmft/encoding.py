@@ -311,8 +311,8 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
 
     Rows are shuffled, cut into buckets of several batches, sorted inside each bucket by their length
     with 15% of jitter (so that small data sets do not see the same batches every epoch), cut into
-    batches, and the batches shuffled. Every row comes once. Batches of a bucket are of one size, but for a row, so that
-    no row weighs much more in its batch's mean than others do in theirs.
+    batches, and the batches shuffled. Every row comes once. All batches are of one size, but for a row, so that
+    no row weighs more in its batch's mean than others do in theirs.
 
     Parameters
     ----------
@@ -328,10 +328,12 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
     order = rng.permutation(len(lengths))
     jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))
     batches: list[NDArray[np.int64]] = []
-    for start in range(0, len(order), batch_size * _BATCHES_A_BUCKET):
-        bucket = order[start : start + batch_size * _BATCHES_A_BUCKET]
+    even = np.array_split(order, math.ceil(len(order) / batch_size))
+    for start in range(0, len(even), _BATCHES_A_BUCKET):
+        own = even[start : start + _BATCHES_A_BUCKET]
+        bucket = np.concatenate(own)
         bucket = bucket[np.argsort(jittered[bucket], kind="stable")]
-        batches.extend(np.array_split(bucket, math.ceil(len(bucket) / batch_size)))
+        batches.extend(np.split(bucket, np.cumsum([len(batch) for batch in own])[:-1]))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -20,6 +20,7 @@ from .encoding import Text
 _FORMS = (
     "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array or a list of (str, str)"
 )
+NO_DOMAIN = "all"  # name of the one domain where fit got none
 _ROWS_A_READ = 4096  # of texts that are not in memory
 
 
@@ -404,7 +405,12 @@ def kind_of(domain: Any) -> type:
 
 
 def refuse_other_types(domains: NDArray[Any], known: Sequence[Any]) -> None:
-    """Raise a ValueError where unknown domains are of another type than all that are known, such as "1" beside 1."""
+    """Raise a ValueError where unknown domains are of another type than all that are known, such as "1" beside 1.
+
+    Where `fit` got no domains, all are as unknown.
+    """
+    if list(known) == [NO_DOMAIN]:
+        return
     unknown = np.flatnonzero((positions(domains, np.array(known, dtype=object)) < 0) & ~missing(domains))
     if len(unknown) and not {kind_of(domains[i]) for i in unknown} & set(map(kind_of, known)):
         raise ValueError(

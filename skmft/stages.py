@@ -325,7 +325,7 @@ def meta_fine_tune(
     if corruption_weight > 0 or contrastive_weight > 0:
         columns["domain"] = rows.domains
     criterion = partial(MetaFineTuningLoss, corruption_weight, contrastive_weight, run.params.contrastive_temperature)
-    net = train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw)
+    net = train_stage_2(run, module, rows, t, classes, criterion, history, columns, redraw, initial=start)
     with torch.no_grad():
         for name, trained in module.named_parameters():
             if name in start:
@@ -371,10 +371,11 @@ def train_stage_2(
     callbacks: Sequence[Callback] = (),
     epochs: int | None = None,
     description: str = "meta fine-tuning",
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> FineTuningNet:
     """Train a module on rows weighted by t, by the settings of stage 2.
 
-    `columns`, `redraw` and `criterion` are as in `TrainingRows` and `fine_tune`; `callbacks` come before the user's;
+    `columns`, `redraw`, `criterion` and `initial` are as in `TrainingRows` and `fine_tune`; `callbacks` come before the user's;
     `epochs` are those of ``meta_epochs`` unless given.
     """
     balance = balance_classes(run.params.class_weight, rows.labels, rows.sample_weight, classes)
@@ -389,6 +390,7 @@ def train_stage_2(
         epochs=epochs,
         seed=run.derive("meta"),
         description=description,
+        initial=initial,
     )
     history.extend({"stage": "meta", "epochs": epochs, **r} for r in epoch_records(net))
     return net

@@ -411,10 +411,8 @@ def fine_tune(
     if net.interrupted_:
         raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}")
     processes.copy_first(tensor for _, tensor in _trained(module))
-    for name, tensor in _trained(
-        module
-    ):  # gradients of a finite loss may be infinite, and the last step's loss is not seen
-        if not torch.isfinite(tensor).all():
+    for name, tensor in module.named_parameters():  # a finite loss may have infinite gradients, the last step's unseen
+        if tensor.requires_grad and not torch.isfinite(tensor).all():
             raise FloatingPointError(
                 f"{name} has values that are no number after {epochs} epochs (learning_rate={settings.learning_rate}); lower "
                 "learning_rate or set precision='float32'."

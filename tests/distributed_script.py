@@ -60,7 +60,7 @@ def main(model, out):
     for name, n, params in (
         ("weight 0", 45, {"corruption_weight": 0}),
         ("weight 0.1", 45, {"corruption_weight": 0.1}),
-        ("a batch of one row", 33, {"max_grad_norm": 0.1, "corruption_labels": "batch"}),
+        ("batches of one row", 9, {"batch_size": 1, "max_grad_norm": 0.1, "corruption_labels": "batch"}),
         ("head", 45, {"adaptation": "head"}),
     ):
         results[name] = fit(model, n, **params)

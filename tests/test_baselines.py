@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -238,6 +239,16 @@ def test_schedule(schedule, quick, data):
 
 
 # ------------------------------------------------------------------ arguments and errors
+
+
+def test_without_domains_all_are_unknown(quick, data):
+    X, y, _ = data
+    for cls in ALL:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clf = quick(cls).fit(X, y)
+        for domains in ([1, 2], ["books", "toys"]):
+            assert_array_equal(clf.predict(X[:2], domains=domains), clf.predict(X[:2]))
 
 
 def test_unknown_domains_can_be_refused(quick, data):

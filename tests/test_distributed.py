@@ -15,7 +15,7 @@ from skmft.parts import Processes
 
 pytest.importorskip("accelerate", reason="needs the extra skmft[distributed]")
 SCRIPT = Path(__file__).with_name("distributed_script.py")
-COMPARED = ["weight 0", "weight 0.1", "a batch of one row", "head"]
+COMPARED = ["weight 0", "weight 0.1", "batches of one row", "head"]
 
 
 def run(*command, folder, n):

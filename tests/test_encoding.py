@@ -82,7 +82,7 @@ def test_max_length_is_what_the_positions_hold(tiny_models, family, longest, tmp
         encoder(torch.full((1, longest + 1), 7))
 
 
-@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500])
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500, 513, 514, 1028])
 def test_no_row_weighs_much_more_than_others_because_its_batch_is_small(n):
     sizes = [len(b) for b in bucketed_batches(np.arange(n), 32, np.random.default_rng(0))]
     assert sum(sizes) == n and len(sizes) == -(-n // 32) and max(sizes) - min(sizes) <= 1
