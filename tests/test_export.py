@@ -185,9 +185,9 @@ def test_stock_classifiers_hold_large_activations(make, tiny_models, family):
     texts, y, d = make_texts(24)
     clf = make(model=tiny_models[family], pooling="cls", meta_epochs=1, adaptation=None).fit(texts, y, domains=d)
     with torch.no_grad():
-        clf.net_.module_.encoder.encoder.layer[-1].output.LayerNorm.weight.mul_(5)
+        clf.net_.module_.encoder.encoder.layer[-1].output.LayerNorm.weight.mul_(6.5)
         clf.net_.module_.label_head.weight.mul_(20)
-    assert np.abs(clf.transform(X)).max() > 10
+    assert 10 < np.abs(clf.transform(X)).max() < 16
     np.testing.assert_allclose(stock(clf, X), logits(clf, None), atol=1e-5)
 
 
