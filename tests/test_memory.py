@@ -76,10 +76,11 @@ def test_each_text_once_in_a_search(make, data, tmp_path, counted):
     np.testing.assert_allclose(first.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"])
 
 
-def noting(log):
+def noting(log, processes=1):
     """A classifier that, in whatever process it is, notes in a file what the tokenizer and the pre-trained encoder get.
 
-    A class of this function's own travels to the processes by value, and patches the library there.
+    A class of this function's own travels to the processes by value, and patches the library there. Fits wait until so many
+    processes have begun one, each by a file beside the log: on a busy machine the first could do them all.
     """
 
     class Noting(MetaFineTunedClassifier):
@@ -106,6 +107,10 @@ def noting(log):
                 yield
 
         def _fit(self, *args, **kwargs):
+            Path(f"{log}.{os.getpid()}").touch()
+            until = time.monotonic() + 60
+            while len(list(log.parent.glob(f"{log.name}.*"))) < processes and time.monotonic() < until:
+                time.sleep(0.01)
             with self.noted():
                 return super()._fit(*args, **kwargs)
 
@@ -118,10 +123,10 @@ def noting(log):
 
 def test_each_text_once_in_two_processes(make, data, tmp_path):
     log, memory = tmp_path / "log", tmp_path / "memory"
-    clf = noting(log)(**make(meta_epochs=1, adaptation_epochs=1, memory=str(memory)).get_params())
+    clf = noting(log, processes=2)(**make(meta_epochs=1, adaptation_epochs=1, memory=str(memory)).get_params())
     search(clf, data, n_jobs=2)
-    processes, kinds, items = zip(*(line.split("\t") for line in log.read_text().splitlines()))
-    assert len(set(processes) - {str(os.getpid())}) == 2
+    _, kinds, items = zip(*(line.split("\t") for line in log.read_text().splitlines()))
+    assert len({p.name for p in tmp_path.glob("log.*")} - {f"log.{os.getpid()}"}) == 2
     assert sorted(i for i, kind in zip(items, kinds) if kind == "tokenized") == sorted(set(data[0]))
     assert kinds.count("embedded") == len(set(data[0]))
     assert rows_in(memory, "tokens") == rows_in(memory, "embeddings") == len(set(data[0]))
