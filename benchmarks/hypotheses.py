@@ -116,7 +116,8 @@ def report() -> str:
         "rows of all splits took no part, and no term of hypernyms is both in training and in validation rows. Accuracy in "
         "percent, and the difference from plain fine-tuning on the mix, paired by seed, ± half of a 95% t interval. What each "
         "setting is: `SETTINGS` in the script. What was made of it: "
-        f"[NOTES.md](../NOTES.md). Machine: {'; '.join(sorted(cells['machine'].unique()))}.",
+        "[NOTES.md](../NOTES.md). Cells with the contrast of before 26 November 2026 are of its former loss (entry 4 there). "
+        f"Machine: {'; '.join(sorted(cells['machine'].unique()))}.",
     ]
     for (task, shots), some in cells.groupby(["task", "shots"]):
         table = some.pivot(index="seed", columns="setting", values="accuracy") * 100
