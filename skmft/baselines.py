@@ -427,10 +427,9 @@ class SingleDomainClassifier(_Baseline):
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
         texts, column, _ = read_texts(X, self.domain_column)
         given = read_domains(domains, column, X, len(texts), self.domain_column, allow_missing=True)
-        where = np.full(len(texts), -1)
+        where = np.full(len(texts), -1) if given is None else positions(given, self.domains_)
         if given is not None:
-            refuse_other_types(given, self.domains_.tolist())
-            where = positions(given, self.domains_)
+            refuse_other_types(given, np.flatnonzero((where < 0) & ~missing(given)), self.domains_.tolist())
         unknown = np.flatnonzero(where < 0)
         if not len(unknown) or (
             self.unknown_domain == "error" and given is not None and not missing(given)[unknown].all()

@@ -982,9 +982,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         own: list[Any] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
-            refuse_other_types(given, known)
             where = positions(given, np.array(known, dtype=object))
             unknown = np.flatnonzero((where < 0) & ~missing(given))
+            refuse_other_types(given, unknown, known)
             if len(unknown) and self.unknown_domain == "error":
                 raise ValueError(
                     f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known "

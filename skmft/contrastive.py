@@ -77,9 +77,8 @@ def contrastive_loss(
     same_class, same_domain = y.unsqueeze(1) == y, domain.unsqueeze(1) == domain
     partners = same_class & ~same_domain
     similarity = z @ z.T / temperature
-    left_out = torch.finfo(
-        similarity.dtype
-    ).min  # no infinity: of a row whose whole batch is left out, that has no gradient
+    # with infinity, a row of which the whole batch is left out would be NaN
+    left_out = torch.finfo(similarity.dtype).min
     log_share = similarity.masked_fill(same_class & same_domain, left_out).log_softmax(dim=1)
     number = partners.sum(1)
     loss = -log_share.masked_fill(~partners, 0.0).sum(1) / number.clamp(min=1)

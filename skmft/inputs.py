@@ -404,15 +404,16 @@ def kind_of(domain: Any) -> type:
     return str if isinstance(domain, str) else bool if isinstance(domain, (bool, np.bool_)) else int
 
 
-def refuse_other_types(domains: NDArray[Any], known: Sequence[Any]) -> None:
-    """Raise a ValueError where unknown domains are of another type than all that are known, such as "1" beside 1.
+def refuse_other_types(domains: NDArray[Any], unknown: NDArray[np.int64], known: Sequence[Any]) -> None:
+    """Raise a ValueError where the unknown rows' domains are of another type than all that are known, such as "1" beside 1.
 
     Where `fit` got no domains, all are as unknown.
     """
-    if list(known) == [NO_DOMAIN]:
-        return
-    unknown = np.flatnonzero((positions(domains, np.array(known, dtype=object)) < 0) & ~missing(domains))
-    if len(unknown) and not {kind_of(domains[i]) for i in unknown} & set(map(kind_of, known)):
+    if (
+        len(unknown)
+        and list(known) != [NO_DOMAIN]
+        and not {kind_of(domains[i]) for i in unknown} & set(map(kind_of, known))
+    ):
         raise ValueError(
             f"domains: row {unknown[0]} is {domains.tolist()[unknown[0]]!r}, which is none of the known {list(known)}; "
             "convert them to one type."

@@ -255,9 +255,8 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
         tokenizer.backend_tokenizer.no_padding()
     positions = getattr(config, "max_position_embeddings", None) or max_length
     if config.model_type in _FIRST_POSITION_AFTER_PADDING:
-        positions -= (
-            1 if config.model_type == "mpnet" else config.pad_token_id or 0
-        ) + 1  # MPNet's is written in its code
+        padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0  # MPNet's code has 1 written in it
+        positions -= padding + 1
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
         raise ValueError(

@@ -137,9 +137,8 @@ def fetch_rated_snippets(
 def _download(target: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        wanted = (
-            Path(temporary) / "requirements.txt"
-        )  # with the hash: pip runs a source release's code to read its name
+        # with the hash, since pip runs a source release's code to read its name
+        wanted = Path(temporary) / "requirements.txt"
         wanted.write_text(f"vaderSentiment==0.5 --hash=sha256:{_SHA256}\n")
         command += ["--dest", temporary, "--requirement", str(wanted)]
         try:
