@@ -248,7 +248,8 @@ def choose_c(clf: Any, name: str, X: Any, y: Any, seed: int) -> Any:
 def trainer(data: Data) -> Results:
     """The Hugging Face Trainer on all domains together, at its defaults but for what makes it comparable.
 
-    That is: the learning rate, batch and steps of all others, bfloat16 where the device multiplies it, length 128.
+    That is: the learning rate, warm-up, weight decay, batch and steps of all others, bfloat16 where the device multiplies it,
+    length 128.
     """
     import transformers
 
@@ -278,7 +279,7 @@ def trainer(data: Data) -> Results:
             per_device_train_batch_size=data.batch_size,
             per_device_eval_batch_size=data.batch_size,
             max_steps=data.steps,
-            learning_rate=learning_rate(data),
+            **optimiser(data.common),
             bf16=has_native_bfloat16(device),
             use_cpu=device.type == "cpu",
             seed=data.seed,
@@ -360,8 +361,15 @@ ROWS_A_SECOND = {"amazon": 28.0, "mnli": 70.0, "hypernyms": 200.0}
 # ---------------------------------------------------------------------- cells
 
 
-def learning_rate(data: Data) -> float:
-    return data.common.get("learning_rate", MetaFineTunedClassifier().learning_rate)
+def optimiser(common: dict[str, Any]) -> dict[str, float]:
+    """Arguments that give the Trainer what the others have by default; a fraction of steps is a ratio to it."""
+    clf = MetaFineTunedClassifier()
+    return {
+        "learning_rate": common.get("learning_rate", clf.learning_rate),
+        "warmup_steps": clf.warmup_ratio,
+        "weight_decay": clf.weight_decay,
+        "max_grad_norm": clf.max_grad_norm,
+    }
 
 
 def plan(args: argparse.Namespace) -> list[Cell]:
@@ -411,7 +419,7 @@ def settings(cell: Cell, common: dict[str, Any]) -> dict[str, Any]:
     if cell.method == "setfit":
         return {**encoder, "pairs_a_step": SETFIT_PAIRS, "steps": SETFIT_STEPS}
     if cell.method == "trainer":
-        return {**encoder, "learning_rate": common.get("learning_rate", MetaFineTunedClassifier().learning_rate)}
+        return {**encoder, **optimiser(common)}
     make = getattr(METHODS[cell.method], "make", None)
     if make is None:
         return {}
