@@ -71,7 +71,7 @@ def short_table(folder: Path, seeds: list[int]) -> str:
         lines.append([few_shot.NAMES[name], *values])
     text = "\n".join(report.table(["labelled in each domain", *map(str, shown)], lines)) + "\n"
     told = [
-        f"{column}, {'all' if OURS in names else ' and '.join(few_shot.NAMES[n].split(':')[0] for n in names)}"
+        f"{column}, {', '.join(few_shot.NAMES[n].split(':')[0] for n in names)}"
         for column, names in missing.items()
         if names
     ]

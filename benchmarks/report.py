@@ -35,7 +35,7 @@ GIVES = {
 }  # by one fit
 TASKS = {"amazon": "reviews", "mnli": "inference", "hypernyms": "hypernyms"}
 REPLICATES = 10_000
-FEWEST_SEEDS = 5  # that a difference in bold rests on
+FEWEST_UNITS = 5  # seeds, or splits of terms, that a difference in bold rests on
 ALL = "all"  # the mean over tasks of the mean over their columns in HEADLINE
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styles tell more
     "adapted": ("#000000", "-", "o"),
@@ -230,8 +230,11 @@ def interval(difference: float, spreads: Sequence[Spread]) -> tuple[float, float
     """95% interval and two-sided p of the mean of differences that are drawn apart.
 
     The bootstrap gives variances; their sum's quantiles are those of Student's t, with the degrees of freedom of Welch and
-    Satterthwaite. Quantiles of the replicates themselves are too narrow for few seeds, most of all in the tails.
+    Satterthwaite. Quantiles of the replicates themselves are too narrow for few seeds, most of all in the tails. One seed
+    does not tell how much another draw would change, so that its interval has no bounds.
     """
+    if any(s.seed_freedom < 1 for s in spreads):
+        return -math.inf, math.inf, 1.0
     parts = [(s.rows.var(), s.row_freedom) for s in spreads] + [(s.seeds.var(), s.seed_freedom) for s in spreads]
     parts = [(v / len(spreads) ** 2, freedom) for v, freedom in parts if v > 1e-12]
     variance = sum(v for v, _ in parts)
@@ -256,6 +259,14 @@ def headline(scores: Scores) -> list[Column]:
     return [c for c in scores if f"{c.task}:{c.shots}" in HEADLINE] or list(scores)
 
 
+def due(scores: Scores, name: str) -> list[Any]:
+    """The columns that "all" would be a mean of, were all cells there that a method can have."""
+    method = next((m for m, names in GIVES.items() if name in names), name)
+    if not any(f"{c.task}:{c.shots}" in HEADLINE for c in scores):
+        return [c for c in scores if applies(method, c.task)]
+    return [c for c in HEADLINE if applies(method, c.split(":")[0])]
+
+
 def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.DataFrame:
     """`ours` less every other method, in points: a row for each task, shots and method, and for each method over all.
 
@@ -275,11 +286,12 @@ def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.D
                 100 * np.mean([resampled[column, ours, s] - resampled[column, other, s] for s in own], axis=0),
                 resample_seeds(column, drawn, per_seed),
                 sum(freedom[source] for source in {score.source for score in own.values()}),
-                max(1, len(set(drawn)) - 1),
+                len(set(drawn)) - 1,
             )
             signs = [np.sign(own[s].correct[d].sum() - theirs[s].correct[d].sum()) for s in own for d in own[s].correct]
             low, high, p = interval(float(np.mean(per_seed)), [spread])
-            row = {"other": other, "column": column, "seeds": len(own), "difference": np.mean(per_seed)}
+            row = {"other": other, "column": column, "seeds": len(own), "units": len(set(drawn))}
+            row |= {"difference": np.mean(per_seed)}
             row |= {"t": half_interval(per_seed, drawn), "low": low, "high": high, "p": p}
             row |= {"win": signs.count(1), "tie": signs.count(0), "loss": signs.count(-1)}
             rows.append(row)
@@ -290,6 +302,7 @@ def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.D
         low, high, p = interval(difference, [Spread.mean([s for _, s in columns]) for columns in tasks.values()])
         own_rows = [row for columns in tasks.values() for row, _ in columns]
         row = {"other": other, "column": ALL, "columns": len(own_rows), "seeds": min(r["seeds"] for r in own_rows)}
+        row["units"] = min(r["units"] for r in own_rows)
         row |= {"difference": difference, "t": math.nan, "low": low, "high": high, "p": p}
         rows.append(row | {k: sum(r[k] for r in own_rows) for k in ("win", "tie", "loss")})
     frame = pd.DataFrame(rows)
@@ -312,9 +325,9 @@ def plus_minus(values: Sequence[float], drawn: Sequence[Any] | None = None) -> s
     return f"{np.mean(values):.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
 
 
-def with_interval(row: Any) -> str:
-    text = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
-    return f"**{text}**" if row.holm < 0.05 and row.seeds >= FEWEST_SEEDS else text
+def with_interval(row: Any, bold: bool = True) -> str:
+    text = f"{row.difference:+.1f}" + (f" [{row.low:+.1f}, {row.high:+.1f}]" if math.isfinite(row.low) else "")
+    return f"**{text}**" if bold and row.holm < 0.05 and row.units >= FEWEST_UNITS else text
 
 
 def accuracy(column: Column, seeds: dict[int, Score]) -> str:
@@ -348,8 +361,10 @@ def by_domain(scores: Scores) -> list[str]:
 
 
 def best_baseline(frame: pd.DataFrame, column: Any) -> Any:
-    """Its row of a frame that `compare` made, or None."""
+    """Its row of a frame that `compare` made, or None; over all columns only what has the most of them takes part."""
     own = frame[(frame["column"] == column) & ~frame["other"].isin([*OURS, *ABLATIONS])]
+    if column == ALL:
+        own = own[own["columns"] == own["columns"].max()]
     return own.loc[own["difference"].idxmin()] if len(own) else None
 
 
@@ -366,8 +381,10 @@ def harm(scores: Scores, together: Clusters) -> list[str]:
             if len(pairs) < 2:
                 continue
             name = f"{TASKS[task]}, {ALL}" if column == ALL else str(column)
-            cells = [f"{r.difference:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in pairs]
+            cells = [with_interval(r, bold=False) for r in pairs]
             held = "yes" if min(r.low for r in pairs) > -1 else "no"
+            if min(r.units for r in pairs) < FEWEST_UNITS:
+                held = "too few seeds"
             rows.append([name, str(pairs[0].seeds), cells[0], f"{cells[1]} ({NAMES[best['other']]})", held])
     if not rows:
         return []
@@ -375,7 +392,8 @@ def harm(scores: Scores, together: Clusters) -> list[str]:
         "",
         "## Harm",
         "",
-        f"Of {NAMES['adapted']}: less its meta-learner, and less the baseline that came out best.",
+        f"Of {NAMES['adapted']}: less its meta-learner, and less the baseline that came out best of those "
+        "that have cells (what lacks: see Missing).",
     ]
     return [
         *lines,
@@ -392,7 +410,7 @@ def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
     rows, long = [], []
     for other in [n for n in NAMES if n in set(frame["other"])]:
         own = {row.column: row for row in frame[frame["other"] == other].itertuples()}
-        every, n_all = own.get(ALL), len(headline(scores))
+        every, n_all = own.get(ALL), len(due(scores, other))
         cells = [with_interval(own[c]) if c in own else "" for c in columns]
         if every is not None and every.columns < n_all:
             cells[-1] += f" ({every.columns:.0f} of {n_all})"
@@ -403,7 +421,12 @@ def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
             half = "" if math.isnan(r.t) else f"± {r.t:.1f}"
             long.append(
                 [NAMES[other], str(c), str(r.seeds), f"{r.difference:+.2f}", half]
-                + [f"{r.low:+.2f} to {r.high:+.2f}", f"{r.p:.4f}", f"{r.holm:.4f}", f"{r.win} / {r.tie} / {r.loss}"]
+                + [
+                    f"{r.low:+.2f} to {r.high:+.2f}" if math.isfinite(r.low) else "",
+                    f"{r.p:.4f}",
+                    f"{r.holm:.4f}",
+                    f"{r.win} / {r.tie} / {r.loss}",
+                ]
             )
     best = []
     for column in columns:
@@ -462,11 +485,15 @@ def report(
             test[TASKS[column.task]].add((s.source, sum(map(len, s.correct.values()))))
     sizes = "; ".join(f"{t}: {' or '.join(map(str, sorted({n for _, n in v})))}" for t, v in test.items())
     codes = sorted({c["code"] for c in cells if c.get("code")})
-    precisions: dict[str, set[str]] = defaultdict(set)
+    precisions: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell in cells:
         if "precision" in cell:
-            precisions[str(Column(cell["task"], str(cell["shots"])))].add(cell["precision"])
-    told = "; ".join(f"{column}: {' and '.join(sorted(names))}" for column, names in precisions.items())
+            precisions[str(Column(cell["task"], str(cell["shots"])))][cell["precision"]].add(cell["method"])
+    told = "; ".join(
+        f"{column}: "
+        + " and ".join(k + (f" ({', '.join(sorted(v))})" if len(names) > 1 else "") for k, v in sorted(names.items()))
+        for column, names in precisions.items()
+    )
     lines = [
         "# Few shots",
         "",
@@ -479,8 +506,10 @@ def report(
         "MultiNLI's training pairs, about 6%. All that is fine-tuned takes the same number "
         "of optimiser steps a model, in batches of 32 rows (stage 3 comes on top; S takes them for every domain's model); "
         f"SetFit takes {SETFIT_STEPS} of 16 pairs of texts, its learning rate its own default (of the steps it is an "
-        "epoch: 132 at 16 labelled reviews a domain, 2,064 at 64). The Trainer has the learning rate of the others, which is "
-        "not its default; so has what is called the paper's MFT, but for the rows that say otherwise (1e-5, 2 and 6 epochs). "
+        "epoch: 132 at 16 labelled reviews a domain, 2,064 at 64). The Trainer has the learning rate, warm-up and "
+        "weight decay of the others, which are not its defaults; so has what is called the paper's MFT, but for the rows that "
+        "say otherwise (1e-5, 2 and 6 epochs). The two texts of a pair are one row of tokens to all that is fine-tuned, but to "
+        "MFT (ours, up to 5,000 training rows) and where a name says otherwise. "
         "The defaults' extensions were chosen on other rows of the training pools (NOTES.md), but with the training draws of "
         "seeds 0 to 2 of reviews, 16, and 0 and 1 of inference, 256. Where all rows are labelled (`full`), seeds share "
         "the training rows, and intervals do not tell of other draws.",
@@ -489,8 +518,10 @@ def report(
         f"points; [ ] is a 95% interval by {REPLICATES:,} bootstrap replicates that draw seeds (of hypernyms, splits of terms) "
         "and, the same for all methods, test rows anew: they give the variance, and Student's t the quantiles, by the degrees "
         "of freedom of Welch and Satterthwaite. Rows of inference that share a premise are drawn together, and rows of "
-        "hypernyms that share their more general term (in about half of a split's it is one of five). **Bold**: p below 0.05 "
-        f"after Holm's adjustment over all comparisons of the section, and at least {FEWEST_SEEDS} seeds. The details also "
+        "hypernyms that share their more general term (in about half of a split's it is one of five); as splits of hypernyms "
+        "differ in test rows, too, the spread of these counts twice, and intervals are wider than need be. Without brackets: "
+        "one seed (split), which tells of no other. **Bold**: p below 0.05 after Holm's adjustment over all comparisons of the "
+        f"section, and at least {FEWEST_UNITS} seeds (splits); single intervals are not adjusted. The details also "
         "give the t interval over seeds alone. Wins, ties and losses count the domains of all seeds. `all`: the mean over "
         f"tasks, of each over its columns among {', '.join(HEADLINE)}; in brackets how many there are, where some lack.",
         "",

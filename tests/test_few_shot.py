@@ -1,6 +1,7 @@
 """The few-shot benchmark: its cells, and the report that is made of them."""
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -420,7 +421,9 @@ def test_report_is_deterministic_and_complete(modules, tmp_path, monkeypatch, ca
     text = made[0][0].decode()
     assert "seeds 0, 1, 2, 3" in text and "Machines: one." in text
     assert "python benchmarks/report.py --cells" in text
-    assert "float32: reviews, 16: bfloat16 and float32; reviews, 64: bfloat16 and float32." in text
+    names = "(mft, mix, single)"
+    assert f"reviews, 16: bfloat16 {names} and float32 {names}; reviews, 64: bfloat16 {names} and" in text
+    assert "(2 of 6)" in text  # of the columns that "all" is a mean of
     assert "reviews, 64: single; seeds 3" in text
     assert "inference, 64: all methods; all seeds" in text
     for name in ("adapted", "meta", "mix", "single"):
@@ -442,6 +445,25 @@ def test_harm_by_hand(modules, tmp_path):
         assert f"| {meta.difference:+.1f} [{meta.low:+.1f}, {meta.high:+.1f}] |" in line
         assert f"[{mix.low:+.1f}, {mix.high:+.1f}] (Mix: fine-tuning on the mix)" in line  # tw is a part of ours
         assert line.endswith("| yes |" if min(meta.low, mix.low) > -1 else "| no |")
+
+
+def test_one_seed_gives_no_interval(modules, tmp_path):
+    _, report = modules
+    write_cells(tmp_path, CHANCE, seeds=[0])
+    scores, _ = report.read(tmp_path)
+    frame = report.compare(scores, "adapted")
+    assert np.isneginf(frame["low"]).all() and np.isposinf(frame["high"]).all() and (frame["holm"] == 1).all()
+    assert report.with_interval(next(frame.itertuples())) == f"{frame['difference'].iloc[0]:+.1f}"
+    lines = [line for line in report.harm(scores, None) if line.startswith("| reviews")]
+    assert len(lines) == 3 and all(line.endswith("| too few seeds |") for line in lines)
+    assert "inf" not in "\n".join(lines + report.differences(scores, "adapted", None))
+    # seeds of one split of the terms are one draw
+    hypernyms = {report.Column("hypernyms", c.shots): m for c, m in scores.items()}
+    for methods in hypernyms.values():
+        for name, seeds in methods.items():
+            methods[name] = {s: dataclasses.replace(seeds[0], source="hypernyms 0") for s in (0, 5, 10, 15, 20)}
+    frame = report.compare(hypernyms, "adapted")
+    assert (frame["seeds"] == 5).all() and (frame["units"] == 1).all() and np.isneginf(frame["low"]).all()
 
 
 @pytest.mark.parametrize(
@@ -502,7 +524,7 @@ def test_readme_table_leaves_out_what_lacks_a_cell(readme, tmp_path):
     assert told == "Not run yet on all of these seeds: inference, 256, Mix."
     (tmp_path / "cells" / "mnli-256-mft-3.json").unlink()
     head, *_, told = readme.short_table(tmp_path / "cells", readme.SEEDS).splitlines()
-    assert head == "| labelled in each domain | reviews, 16 |" and told.endswith("inference, 256, all.")
+    assert head == "| labelled in each domain | reviews, 16 |" and told.endswith("inference, 256, Mix, MFT.")
     (tmp_path / "cells" / "amazon-16-mft-0.json").unlink()
     with pytest.raises(ValueError, match="lacks cells of 'MFT: adapted to each domain' in every column"):
         readme.short_table(tmp_path / "cells", readme.SEEDS)
