@@ -81,6 +81,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", default="quickstart.png")
     args = parser.parse_args()
+    if any(n < 2 or n % 2 for n in (args.shots, args.test)):
+        parser.error(f"--shots {args.shots} --test {args.test}: expected even numbers from 2, as many of either class")
 
     train, test = draw(args.data, args.shots, args.test, args.seed)
     domains = sorted(train["domain"].unique())

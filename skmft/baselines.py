@@ -28,7 +28,7 @@ from torch import nn
 from .adversarial import AdversarialLoss, AdversarialRamp, DomainDiscriminator
 from .classifier import MetaFineTunedClassifier
 from .corruption import MetaFineTuningLoss
-from .inputs import missing, order_columns, positions, read_domains, read_texts, refuse_other_types
+from .inputs import balance_classes, missing, order_columns, positions, read_domains, read_texts, refuse_other_types
 from .networks import DEFAULT_MODEL, Encoder, TextClassifier, embedding_width
 from .stages import Rows, Run, meta_epochs, train_stage_2
 from .training import FineTuningNet
@@ -402,6 +402,11 @@ class SingleDomainClassifier(_Baseline):
         first = None
         for k, name in enumerate(names.tolist()):
             own = rows.where(rows.domains == k)
+            if not balance_classes(run.params.class_weight, own.labels, own.sample_weight, classes).any():
+                raise ValueError(
+                    f"domains: {name!r} has no row of class_weight above 0, so that nothing trains its model; leave its rows "
+                    "out, or raise class_weight."
+                )
             epochs = (
                 math.ceil(steps / math.ceil(len(own.labels) / batch_size)) if self.epochs == "auto" else self.epochs
             )

@@ -51,6 +51,7 @@ from .networks import (
     reads_token_types,
 )
 from .stages import Rows, Run, adapt_domain, meta_fine_tune, score_typicality
+from .training import OUR_CALLBACKS
 from .typicality import similarities, typicality
 
 MOST_ROWS_APART = 5000  # up to which pair_encoding="auto" is "bi"; benchmarks/results/hypotheses.md
@@ -180,7 +181,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         As in scikit-learn, over the rows of the stage.
     callbacks : list of skorch.callbacks.Callback, default=None
         Copies are called in every training stage, in every process; batches are the whole ones, but ``y_pred`` is None where
-        a batch was run in parts.
+        a batch was run in parts. `skorch.callbacks.EarlyStopping` ends the stage that it stops, not `fit`.
     device : str, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
@@ -547,6 +548,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
+        self.__dict__.pop("_n_features_out", None)  # by which get_feature_names_out tells whether there was a fit
         history: list[dict[str, Any]] = []
         t, stage1, E = score_typicality(run, encoder, source, rows, len(classes), len(names), history)
         net = stage_2(
@@ -615,7 +617,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             )
         tokens, _ = self._tokenize(X)
         labels = self._known_labels(y, len(tokens))
-        if hasattr(domain, "__len__") and not isinstance(domain, str):
+        if domain is None or (hasattr(domain, "__len__") and not isinstance(domain, str)):
             raise ValueError(f"domain={domain!r}; expected one name (str, int or bool) for all rows.")
         [name] = np.asarray(read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain")).tolist()
         for known in [*self.domains_.tolist(), *self.adapted_weights_]:
@@ -948,8 +950,9 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         tokens, column = self._tokenize(X)
         if domains is None and column is None:
             domains = np.full(len(tokens), None)
-        given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        labels, where = self._known_labels(y, len(tokens)), positions(np.asarray(given), self.domains_)
+        given = np.asarray(read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True))
+        labels, where = self._known_labels(y, len(tokens)), positions(given, self.domains_)
+        refuse_other_types(given, np.flatnonzero((where < 0) & ~missing(given)), self.domains_.tolist())
         run, encoder, source = self._load_pretrained()
         prototypes = self.prototypes_.reshape(*self.prototype_shares_.shape, -1)
         own, cross = np.empty((2, len(tokens)))
@@ -1051,6 +1054,12 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
                 raise ValueError(
                     f"callbacks has {callback!r}; expected instances of skorch.callbacks.Callback, or (name, callback)."
                 )
+        names = [callback[0] for callback in self.callbacks or [] if isinstance(callback, tuple)]
+        if taken := [n for i, n in enumerate(names) if n in names[:i] or n in OUR_CALLBACKS]:
+            raise ValueError(
+                f"callbacks names {taken[0]!r} twice, or as one of {list(OUR_CALLBACKS)}, which are skmft's own; give another "
+                "name."
+            )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -60,10 +60,10 @@ def draw_corrupted_labels(
 def domain_head(hidden_size: int, n_domains: int) -> nn.Sequential:
     """Dense, tanh, dropout, linear: from a pooled vector to the logits of a domain."""
     return nn.Sequential(
-        nn.Linear(hidden_size, hidden_size),
+        nn.Linear(hidden_size, hidden_size, dtype=torch.float32),
         nn.Tanh(),
         nn.Dropout(0.1),
-        nn.Linear(hidden_size, n_domains),
+        nn.Linear(hidden_size, n_domains, dtype=torch.float32),
     )
 
 
@@ -84,7 +84,7 @@ class CorruptionHead(nn.Module):
     def __init__(self, hidden_size: int, n_domains: int, layers: Sequence[int]) -> None:
         super().__init__()
         self.layers = list(layers)
-        self.domain_embedding = nn.Embedding(n_domains, hidden_size)
+        self.domain_embedding = nn.Embedding(n_domains, hidden_size, dtype=torch.float32)
         nn.init.normal_(self.domain_embedding.weight, std=0.02)
         self.heads = nn.ModuleList(domain_head(hidden_size, n_domains) for _ in self.layers)
 

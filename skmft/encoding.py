@@ -110,7 +110,7 @@ class RowStore:
         backend = getattr(memory, "store_backend", None)
         self.path: Path | None = None
         if backend is not None:
-            name = hashlib.sha256(json.dumps(namespace).encode()).hexdigest()[:32]
+            name = hashlib.sha256(json.dumps(namespace, default=int).encode()).hexdigest()[:32]
             self.path = Path(backend.location) / "skmft" / f"{namespace[0]}-{name}.sqlite"
 
     def get(
@@ -267,6 +267,11 @@ def tokenize(
     Returns
     -------
     TokenizedTexts
+
+    Raises
+    ------
+    ValueError
+        If a text has a lone surrogate, which no tokenizer takes; the message names the row.
     """
     ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
     for start in range(0, len(texts), _ROWS_A_CALL):
@@ -277,17 +282,21 @@ def tokenize(
         else:
             args = [list(rows)]
         calls = [[column] for column in args] if apart else [args]
-        encoded = [
-            tokenizer(
-                *call,
-                truncation=True,
-                max_length=max_length,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=token_types and not apart,
-            )
-            for call in calls
-        ]
+        try:
+            encoded = [
+                tokenizer(
+                    *call,
+                    truncation=True,
+                    max_length=max_length,
+                    padding=False,
+                    return_attention_mask=False,
+                    return_token_type_ids=token_types and not apart,
+                )
+                for call in calls
+            ]
+        except TypeError:
+            _refuse_surrogates(rows, start)
+            raise
         pieces = [row for parts in zip(*(e["input_ids"] for e in encoded)) for row in parts]
         sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
         lengths.append(sizes.reshape(len(rows), -1).sum(1))
@@ -357,3 +366,16 @@ def sorted_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDAr
         rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
+
+
+def _refuse_surrogates(rows: Sequence[Text], first: int) -> None:
+    """Name the first row whose text is no valid Unicode; `first` is the number of the first row."""
+    for i, row in enumerate(rows, start=first):
+        for text in row if isinstance(row, tuple) else (row,):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"X: row {i} has the lone surrogate {text[error.start]!r} at character {error.start}; expected valid "
+                    "Unicode. text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it."
+                ) from None

@@ -177,7 +177,7 @@ class TypicalityDisplay(_Display):
             )
         middle = [k * (n + 0.6) + (n - 1) / 2 for k in range(len(self.domains))]
         ax.set_yticks(middle, [str(d) for d in self.domains])
-        ax.invert_yaxis()
+        ax.yaxis.set_inverted(True)
         ax.set_xlabel("typicality")
         ax.legend(title="class", loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         return self._drawn(ax)
@@ -401,6 +401,8 @@ class TrainingHistoryDisplay(_Display):
             "corruption loss": {"color": _COLOURS[5], "linestyle": "--", "marker": "^"},
             "contrastive loss": {"color": _COLOURS[0], "linestyle": ":", "marker": "s"},
         }
+        from matplotlib.ticker import MaxNLocator
+
         numbers = {name: number for number, name in enumerate(self._of_domain)}
         for name, values in self.curves.items():
             epochs = np.arange(len(values)) + 1
@@ -418,7 +420,7 @@ class TrainingHistoryDisplay(_Display):
             beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
             axes[1].legend(frameon=False, fontsize="small", title="domain", ncols=columns, **beside)
         for one in axes:
-            one.xaxis.get_major_locator().set_params(integer=True)
+            one.xaxis.set_major_locator(MaxNLocator(integer=True))
             one.set_ylim(bottom=0)
         losses = [loss for name in self._of_domain for loss in self.curves[name]]
         if losses and max(losses) > 10 * min(losses) > 0:
@@ -715,6 +717,7 @@ def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd
     """
     from .inputs import read_texts
 
+    X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
     texts, column, _ = read_texts(X, clf.domain_column)
     names = np.asarray(domains if column is None else column)
     passed = {"domains": names} if column is None else {}

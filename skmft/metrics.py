@@ -63,11 +63,18 @@ def _domain_scores(y: Any, y_pred: Any, domains: Any, metric: Metric, sample_wei
     y, y_pred = np.asarray(y), np.asarray(y_pred)
     if len(y) != len(y_pred):
         raise ValueError(f"y_pred has {len(y_pred)} rows, but y has {len(y)}; expected as many.")
-    scores = []
+    weights, scores = _weights(sample_weight, len(y)), []
     for rows in _by_domain(domains, len(y)).values():
-        weight = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)[rows]}
+        weight = {} if weights is None else {"sample_weight": weights[rows]}
         scores.append(float(metric(y[rows], y_pred[rows], **weight, **kwargs)))
     return scores
+
+
+def _weights(sample_weight: Any, n_rows: int) -> NDArray[Any] | None:
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    if weights is not None and weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight has shape {weights.shape}, but y has {n_rows} rows; expected ({n_rows},).")
+    return weights
 
 
 def macro_domain_score(
@@ -217,7 +224,7 @@ def domain_report(
             f"y_proba has shape {proba.shape}; expected ({len(y)}, {len(classes)}), a column for every one of "
             f"labels={classes.tolist()}."
         )
-    weight = None if sample_weight is None else np.asarray(sample_weight)
+    weight = _weights(sample_weight, len(y))
     rows_of = _by_domain(domains, len(y))
     table = []
     for rows in rows_of.values():

@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import _num_samples
 
+from .inputs import _as_list, column_names
 from .metrics import _as_given, _check_domains
 
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
@@ -32,19 +34,20 @@ class _DomainSplitter(BaseCrossValidator):
     def _cells(self, X: Any, y: Any, groups: Any, domains: Any, by_class: bool = True) -> pd.DataFrame:
         """Domain, class and cell number of every row; cells are numbered in sorted order."""
         ways = {"domains": domains, "groups": groups}
-        if self.domain_column is not None and isinstance(X, pd.DataFrame) and self.domain_column in X.columns:
-            ways["domain_column"] = X[self.domain_column]
+        if self.domain_column is not None and self.domain_column in (column_names(X) or []):
+            values = X[self.domain_column]
+            ways["domain_column"] = values if isinstance(X, pd.DataFrame) else np.array(_as_list(values), dtype=object)
         given = {name: value for name, value in ways.items() if value is not None}
         owner = type(self).__name__
         if len(given) != 1:
             raise ValueError(
                 f"{owner} got domains by {' and '.join(given) or 'no way'}; give them one way: domains= (with "
                 "sklearn.set_config(enable_metadata_routing=True)), groups= (without it), or domain_column= naming a column of "
-                "the DataFrame X."
+                "the DataFrame or table X."
             )
         [(name, value)] = given.items()
         values = np.asarray(value)
-        n_rows = len(X) if X is not None else len(values)
+        n_rows = _num_samples(values if X is None else X)
         if by_class and y is None:
             raise ValueError(f"{owner} splits by class and domain, but y is None; pass the labels as y.")
         labels = np.asarray(y) if by_class else np.zeros(n_rows, dtype=int)
@@ -95,7 +98,11 @@ def _spread(order: NDArray[np.int64], cell: NDArray[np.int64], n: int) -> NDArra
     share = n * sizes / sizes.sum()
     take = np.floor(share).astype(int)
     short = n - take.sum()
-    take[np.argsort(take - share, kind="stable")[:short]] += 1  # largest remainders
+    first = np.full(len(sizes), len(order))
+    np.minimum.at(first, cell[order], np.arange(len(order)))
+    take[np.lexsort((first, take - share))[:short]] += (
+        1  # largest remainders; of equal ones those that come first in `order`
+    )
     rank = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()
     return order[rank < take[cell[order]]]
 
@@ -303,6 +310,8 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
         n_test = _size(owner, "test_size", self.test_size, len(cell))
         rest = len(cell) - n_test
         n_train = rest if self.train_size is None else _size(owner, "train_size", self.train_size, len(cell))
+        if self.train_size is not None and self.test_size < 1 and self.train_size + self.test_size <= 1 + 1e-9:
+            n_train = min(n_train, rest)  # shares that were both rounded up
         if n_train > rest:
             raise ValueError(
                 f"train_size={self.train_size!r} and test_size={self.test_size!r} of {owner} ask for {n_train + n_test} "

@@ -207,6 +207,11 @@ def load_encoder(source: EncoderSource) -> Encoder:
     -------
     transformers.PreTrainedModel
         In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the file lacks weights of the encoder, which would be drawn at random in their place.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -215,13 +220,19 @@ def load_encoder(source: EncoderSource) -> Encoder:
         for name in ("attention_probs_dropout_prob", "attention_dropout"):
             if hasattr(config, name):
                 setattr(config, name, 0.0)
-        encoder = AutoModel.from_pretrained(
+        encoder, found = AutoModel.from_pretrained(
             source.folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(
+            f"model={source.name!r}: the weights in {source.folder!r} lack {len(missing)} of the encoder's tensors, such as "
+            f"{missing[0]!r}; expected all. Save the encoder itself by its save_pretrained, which gives them these names."
         )
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # pooling is ours; an unused layer would only cost memory
@@ -426,7 +437,7 @@ class TextClassifier(nn.Module):
         self.pooling, self.apart = pooling, apart
         self.text_length: int | None = None  # set for an export; see `texts_apart`
         self.dropout = nn.Dropout(0.1)
-        self.label_head = nn.Linear(embedding_width(encoder, apart), n_classes)
+        self.label_head = nn.Linear(embedding_width(encoder, apart), n_classes, dtype=torch.float32)
         self.corruption_head: Any = corruption_head
 
     def embed(

@@ -81,7 +81,8 @@ def _decode(value: Any) -> Any:
 
 
 def _encode_names(names: NDArray[Any]) -> dict[str, Any]:
-    return {"dtype": "object" if names.dtype == object else names.dtype.str, "values": names.tolist()}
+    dtype = names.dtype.str if names.dtype.kind in "Uiufb" else "object"
+    return {"dtype": dtype, "values": [_encode(value) for value in names.tolist()]}
 
 
 def _decode_names(content: dict[str, Any]) -> NDArray[Any]:
@@ -161,9 +162,14 @@ def save(
 
     check_is_fitted(clf)
     clf._check_unchanged()
-    notes = "\n\n".join(part for part in (_results_table(results or {}), notes.strip()) if part)
+    notes = "\n\n".join(part for part in (_results_table({} if results is None else results), notes.strip()) if part)
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
     mend(target)
+    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
+        raise ValueError(
+            f"path={str(target)!r} is a mount point, or the working directory or a folder around it; save puts a new folder in "
+            "its place, which these do not bear. Name a folder inside it."
+        )
     if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
     params, lost = {}, []
@@ -184,6 +190,9 @@ def save(
         type(clf)(**{name: _decode(value) for name, value in params.items()})._check_parameters()
     except (TypeError, ValueError) as error:
         raise ValueError(f"the parameters of now could not be loaded again ({error}); set_params first.") from error
+    names = {"classes": _encode_names(clf.classes_), "domains": _encode_names(clf.domains_)}
+    for content in names.values():
+        _decode_names(content)  # what could not be read is not written
     target.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
@@ -209,8 +218,7 @@ def save(
             {
                 "versions": versions,
                 "params": params,
-                "classes": _encode_names(clf.classes_),
-                "domains": _encode_names(clf.domains_),
+                **names,
                 "adapted_domains": [_encode(d) for d in clf.adapted_weights_],
                 "corruption_layers": None if corruption is None else list(corruption.layers),
                 "is_pair": clf.is_pair_,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, GradientNormClipping, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormClipping, LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -160,6 +160,9 @@ class ProgressLine(Callback):
         del self.bar_
 
 
+OUR_CALLBACKS = ("epoch_timer", "schedule", "clip", "progress")  # names that others cannot have
+
+
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
@@ -243,6 +246,7 @@ class FineTuningNet(NeuralNet):
             terms = self.criterion_(y_pred, y.to(device), about)
             (share * terms["loss"]).backward()
             totals = {name: totals.get(name, 0) + share * value.detach() for name, value in terms.items()}
+        self.loss_terms_ = [name for name in totals if name != "loss"]
         self.processes.stop_if_any_is_out_of_memory(device)
         self.processes.add_gradients(self.module_.parameters())
         values = self.processes.add(torch.stack(list(totals.values()))).tolist()
@@ -287,7 +291,8 @@ class FineTuningNet(NeuralNet):
         try:
             return super().fit_loop(*args, **kwargs)
         except KeyboardInterrupt:  # skorch swallows it one level up; see `fine_tune`
-            self.interrupted_ = True
+            stops = [callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping)]
+            self.interrupted_ = not any(callback.misses_ == callback.patience for callback in stops)
             raise
 
 
@@ -437,8 +442,7 @@ def epoch_records(net: FineTuningNet) -> list[dict[str, float]]:
     for number, epoch in enumerate(net.history, start=1):
         batches = epoch["batches"]
         sizes = [b["train_batch_size"] for b in batches]
-        terms = [k for k in batches[0] if not k.startswith(("train_", "event_"))]
-        record = {k: float(np.average([b[k] for b in batches], weights=sizes)) for k in terms}
+        record = {k: float(np.average([b[k] for b in batches], weights=sizes)) for k in net.loss_terms_}
         records.append({"epoch": number, **record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]})
     return records
 

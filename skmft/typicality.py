@@ -216,11 +216,13 @@ def typicality(own: ArrayLike, cross: ArrayLike, balance: float = 0.5) -> Array:
     return np.where(np.isnan(cross), own, np.where(np.isnan(own), cross, t))
 
 
-def normalized_weights(*factors: ArrayLike) -> Array:
-    """Product of non-negative factors, each of shape (n_rows,), scaled to mean 1; negatives count as 0.
+def normalized_weights(t: ArrayLike, *factors: ArrayLike) -> Array:
+    """Product of t and other factors, each of shape (n_rows,), scaled to mean 1; negatives count as 0.
 
-    A product that is 0 everywhere (no row is typical at all) gives equal weights.
+    Where it is 0 everywhere (no row is typical at all), t does not count.
     """
-    product = np.prod([np.clip(np.asarray(f, dtype=np.float64), 0.0, None) for f in factors], axis=0)
+    product = np.prod([np.clip(np.asarray(f, dtype=np.float64), 0.0, None) for f in (t, *factors)], axis=0)
     mean = product.mean()
-    return product / mean if mean > 0 else np.ones_like(product)
+    if mean > 0:
+        return product / mean
+    return normalized_weights(*factors) if factors else np.ones_like(product)

@@ -320,6 +320,14 @@ def test_a_domain_of_one_class_learns_to_answer_it(quick, data):
         assert clf.score(X, y, domains=d) > 0.9
 
 
+def test_a_domain_that_nothing_trains_is_refused(quick, data):
+    X, y, d = data
+    y, d = np.append(y, ["rare"] * 2), np.append(d, ["rareland"] * 2)
+    clf = quick(SingleDomainClassifier, class_weight={"rare": 0.0})
+    with pytest.raises(ValueError, match=r"domains: 'rareland' has no row of class_weight above 0"):
+        clf.fit([*X, "good", "bad"], y, domains=d)
+
+
 @one_of_all
 def test_they_learn(cls, quick, data):
     X, y, d = data

@@ -17,6 +17,7 @@ import torch
 from conftest import make_texts
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -248,6 +249,8 @@ def test_failing_fit_leaves_nothing_fitted(make, data, failure, adaptation_only)
         with pytest.raises(failure):
             clf.fit(X, y, domains=d)
         assert not [name for name in vars(clf) if name.endswith("_")]
+        with pytest.raises(NotFittedError):
+            clf.get_feature_names_out()
     used.set_params(callbacks=None).fit(X, y, domains=d)
 
 
@@ -255,6 +258,11 @@ def test_bad_refit_keeps_the_old_fit(make, data):
     X, y, d = data
     clf = make().fit(X, y, domains=d)
     expected = clf.predict_proba(X)
+    for names in (["schedule"], ["a", "a"]):
+        clf.set_params(callbacks=[(name, Counts()) for name in names])
+        with pytest.raises(ValueError, match=f"callbacks names '{names[-1]}' twice, or as one of"):
+            clf.fit(X, y, domains=d)
+    clf.set_params(callbacks=None)
     with pytest.raises(ValueError, match="labels, but X has"):
         clf.fit(X, y[:-1], domains=d)
     np.testing.assert_array_equal(clf.predict_proba(X), expected)
@@ -609,3 +617,36 @@ def test_adapt_keeps_true_and_one_apart(make, data):
     with pytest.raises(ValueError, match="domain=True equals the known domain 1"):
         clf.adapt(X, y, True)
     np.testing.assert_array_equal(clf.predict_proba(X, domains=[1] * len(X)), before)
+
+
+def test_another_default_dtype(make, data):
+    X, y, d = data
+    torch.set_default_dtype(torch.float64)
+    try:
+        proba = make(corruption_labels="uniform").fit(X, y, domains=d).predict_proba(X, domains=d)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+
+
+def test_numpy_numbers_as_parameters_with_a_memory(make, data, tmp_path):
+    X, y, d = data
+    clf = make(max_length=np.int64(32), memory=str(tmp_path)).fit(X, y, domains=d)
+    np.testing.assert_array_equal(clf.typicality_, make(max_length=32).fit(X, y, domains=d).typicality_)
+
+
+def test_typicality_refuses_domains_of_another_type(make, data):
+    X, y, d = data
+    numbers = (d == "books").astype(int)
+    clf = make(adaptation=None, meta_epochs=1).fit(X, y, domains=numbers)
+    with pytest.raises(ValueError, match="one type"):
+        clf.typicality(X, y, domains=numbers.astype(str))
+
+
+def test_rows_of_class_weight_zero_stay_out_where_nothing_is_typical(make, data, monkeypatch):
+    """Then weights are those of the other factors, not all equal."""
+    X, y, d = data
+    y = np.where(np.arange(len(y)) % 5 == 0, "rare", y)
+    monkeypatch.setattr("skmft.stages.typicality", lambda own, cross, balance: np.full(len(own), -1.0))
+    answers = make(class_weight={"rare": 0.0}, meta_epochs=12, adaptation=None).fit(X, y, domains=d).predict(X)
+    assert "rare" not in answers

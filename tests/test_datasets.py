@@ -610,8 +610,8 @@ def test_pairs_of_a_small_table(tmp_path, monkeypatch):
         np.testing.assert_array_equal(again.data, train.data)
     other = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=7)
     assert len(other.data) != len(train.data) or (other.data != train.data).any()
-    for seed in (np.random.RandomState(2), None):  # two calls would split the terms in two ways
-        with pytest.raises(ValueError, match="expected an int, the same for train and test"):
+    for seed in (np.random.RandomState(2), None, -1):  # of the first, two calls would split the terms in two ways
+        with pytest.raises(ValueError, match=r"expected an int from 0 to 2\*\*32 - 1, the same for train and"):
             fetch_hypernym_pairs(data_home=tmp_path, random_state=seed)
     with pytest.raises(ValueError, match=r"leaves no test pairs of the domains \['animal'.*Raise test_size"):
         fetch_hypernym_pairs(data_home=tmp_path, subset="test", test_size=0.001)
@@ -767,8 +767,23 @@ def test_damaged_fdu(tmp_path):
     refused(r"MR.task.train has 1599 rows, expected 1600", {name: files[name].split(b"\n", 1)[1]})
     refused(r"has labels \{'positive': 1600\}, expected about as many", {name: files[name].replace(b"0\t", b"1\t")})
     refused(r"line 1 has zero bytes", {name: files[name].decode().encode("utf-16")})
-    refused(r"lacks the domains \['books'\]; it has \['MR', 'toys_games'\]", {}, domains=["books", "MR"])
     refused(r"lacks the domains \['apparel', 'baby'", {}, "fudan-mtl-dataset.tar.gz")  # the public archive has all
+
+
+def test_fdu_sample_and_whole(tmp_path, monkeypatch):
+    """What a sample lacks is read from the whole archive, wherever that is, or said to be in neither."""
+    for folder in ("given", "skmft"):
+        (tmp_path / folder).mkdir()
+    write_fdu(tmp_path / "given")
+    monkeypatch.setenv("SKMFT_DATA_HOME", str(tmp_path / "given"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = {"domains": ["books"], "download_if_missing": False}
+    lacks = r"sample .* lacks the domains \['books'\], and there is no local copy of fudan"
+    with pytest.raises(FileNotFoundError, match=lacks):
+        fetch_fdu_mtl(**asked)
+    write_fdu(tmp_path / "skmft", fdu_files(["books"]), "fudan-mtl-dataset.tar.gz")
+    assert set(fetch_fdu_mtl(**asked).domains) == {"books"}
+    assert set(fetch_fdu_mtl(domains=["MR"], download_if_missing=False).domains) == {"MR"}
 
 
 @real("fdu_mtl", "fdu-mtl-sample.tar.gz")

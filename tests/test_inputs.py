@@ -354,3 +354,21 @@ def test_bool_domains_name_the_integers_that_they_equal(make, data):
     clf = make(meta_epochs=1).fit(X, y, domains=(d == "books").astype(int))
     np.testing.assert_array_equal(clf.predict_proba(X, d == "books"), clf.predict_proba(X, (d == "books").astype(int)))
     assert "domain=True equals the known domain 1" in message(lambda: clf.adapt(X, y, domain=True))
+
+
+def test_lone_surrogates_are_named(make, fitted, data):
+    X, y, d = data
+    with pytest.raises(ValueError, match=r"X: row 1 has the lone surrogate '\\ud83d' at character 4"):
+        fitted.predict(["good", "bad \ud83d"])
+    clf = make()
+    with pytest.raises(ValueError, match=r"X: row 47 has the lone surrogate"):
+        clf.fit([*X[:-1], "\udc80"], y, domains=d)
+    pairs = make(meta_epochs=1).fit(list(zip(X, X)), y, domains=d)
+    with pytest.raises(ValueError, match=r"X: row 0 has the lone surrogate"):
+        pairs.predict([("good", "\ud800")])
+
+
+def test_adapt_to_none(fitted, data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match=r"domain=None; expected one name"):
+        fitted.adapt(X, y, None)

@@ -338,3 +338,25 @@ def test_a_search_over_several_grids(make, data):
     display = CorruptionCurveDisplay.from_cv_results(search.cv_results_)
     assert display.weights.tolist() == [0, 1]
     np.testing.assert_array_equal(display.score, search.cv_results_["mean_test_score"][:2])
+
+
+def test_explain_typicality_reads_the_columns_of_fit(make, data):
+    X, y, d = data
+    frame = pd.DataFrame({"text": X, "domain": d, "id": [f"row {i}" for i in range(len(X))]})
+    clf = make(domain_column="domain", meta_epochs=1, adaptation=None).fit(frame[["text", "domain"]], y)
+    table = explain_typicality(clf, frame, y, d)
+    assert list(table["text"]) == X
+    np.testing.assert_allclose(table["typicality"], clf.typicality_, atol=1e-6)
+    pairs = pd.DataFrame({"a": X, "b": X[::-1], "domain": d})
+    clf = make(domain_column="domain", meta_epochs=1, adaptation=None).fit(pairs, y)
+    assert list(explain_typicality(clf, pairs[["b", "domain", "a"]], y, d)["text"]) == list(zip(X, X[::-1]))
+
+
+def test_axes_that_are_shared_or_drawn_on_twice(pyplot):
+    display = TypicalityDisplay.from_predictions([0.9, 0.8, 0.7], ["a", "b", "a"], ["x", "x", "y"])
+    _, axes = pyplot.subplots(1, 2, sharey=True)
+    for ax in [*axes, axes[0]]:
+        display.plot(ax)
+        assert ax.yaxis.get_inverted()
+    axes[0].set_xticks([1, 2])
+    TrainingHistoryDisplay(history_of(["books", "dvd"])).plot(axes[:1])

@@ -97,6 +97,8 @@ def test_bad_input():
             score(y, y_pred, ["books"])
         with pytest.raises(ValueError, match=r"y_pred has 89 rows, but y has 90"):
             score(y, y_pred[1:], d)
+        with pytest.raises(ValueError, match=r"sample_weight has shape \(91,\), but y has 90 rows"):
+            score(y, y_pred, d, sample_weight=np.ones(91))
         for missing in (None, np.nan, pd.NA):
             with pytest.raises(ValueError, match=r"domains: row 2 has no domain"):
                 score(y[:3], y_pred[:3], ["books", "dvd", missing])

@@ -1,6 +1,10 @@
+import copy
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import scipy.sparse
 import sklearn
 from hypothesis import given
 from hypothesis import strategies as st
@@ -282,3 +286,40 @@ def test_neither_side_of_a_split_is_empty(share):
     else:
         with pytest.raises(ValueError, match=rf"test_size={share}"):
             next(splitter.split(y, y, domains=d))
+
+
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=by_type)
+def test_sparse_and_arrow_X(splitter):
+    X, y, d = small()
+    expected = list(splitter.split(X, y, domains=d))
+    sparse = scipy.sparse.csr_matrix(np.eye(len(y)))
+    assert same(list(splitter.split(sparse, y, domains=d)), expected)
+    table = pa.table({"text": ["a"] * len(y), "where": pa.array(list(d))})
+    by_column = copy.copy(splitter)
+    by_column.domain_column = "where"
+    assert same(list(by_column.split(table, y)), expected)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.5, 0.7])
+def test_two_shares_that_make_one_use_all_rows(share):
+    for n in range(23, 47):
+        y, d = np.arange(n) % 2, np.array(["books", "dvd"])[np.arange(n) // 2 % 2]
+        splitter = DomainStratifiedShuffleSplit(1, test_size=share, train_size=1 - share, random_state=0)
+        try:
+            [(train, test)] = splitter.split(y, y, domains=d)
+        except ValueError as error:  # some cell has no row on one side
+            assert "leaves none" in str(error)
+            continue
+        assert n - 1 <= len(train) + len(test) <= n and len(test) == round(share * n)
+
+
+def test_ties_are_broken_at_random():
+    y, d = np.arange(32) % 2, np.repeat(["books", "dvd"], 16)
+    first = [
+        y[np.intersect1d(train, np.flatnonzero(d == held))].item()
+        for seed in range(100)
+        for held, (train, _) in zip(
+            ("books", "dvd"), LeaveOneDomainOut(shots=1, random_state=seed).split(y, y, domains=d)
+        )
+    ]
+    assert 70 < sum(first) < 130  # of 200

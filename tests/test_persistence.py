@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -144,21 +145,25 @@ def test_domains_are_read_when_first_asked_for(copied, later, data):
         clf.predict(X, domains="music")
 
 
-@pytest.mark.parametrize("kind", ["int", "bool", "object"])
+@pytest.mark.parametrize("kind", ["int", "bool", "object", "numpy in objects", "StringDType"])
 def test_names_keep_their_types(make, data, tmp_path, kind):
     X, y, d = data
     labels, domains = {
         "int": ((y == "pos").astype(np.int64) * 7, (d == "books").astype(int)),
         "bool": (y == "pos", d == "books"),
         "object": (y.astype(object), d.astype(object)),
+        "numpy in objects": (y, pd.Series([np.int64(v) for v in d == "books"], dtype=object)),
+        "StringDType": (y, d.astype(np.dtypes.StringDType())),
     }[kind]
     clf = make(n_prototypes=2, adaptation="head", class_weight="balanced").fit(X, labels, domains=domains)
     clf.save(tmp_path / "model")
     loaded = MetaFineTunedClassifier.load(tmp_path / "model")
-    assert loaded.classes_.dtype == clf.classes_.dtype and loaded.domains_.dtype == clf.domains_.dtype
+    dtype = object if kind == "StringDType" else clf.domains_.dtype
+    assert loaded.classes_.dtype == clf.classes_.dtype and loaded.domains_.dtype == dtype
     np.testing.assert_array_equal(loaded.predict(X, domains=domains), clf.predict(X, domains=domains))
     np.testing.assert_array_equal(loaded.predict_proba(X, domains=domains), clf.predict_proba(X, domains=domains))
-    assert [type(k) for k in loaded.adapted_weights_] == [type(k) for k in clf.adapted_weights_]
+    plain = [k.item() if isinstance(k, np.generic) else k for k in clf.adapted_weights_]
+    assert [(k, type(k)) for k in loaded.adapted_weights_] == [(k, type(k)) for k in plain]
 
 
 def test_pairs_columns_and_other_settings(make, data, tmp_path):
@@ -938,3 +943,18 @@ def test_a_baselines_model_can_be_kept(tiny, data, tmp_path):
     clf.save(tmp_path / "model")
     loaded = MetaFineTunedClassifier.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+
+
+def test_folders_that_cannot_be_replaced(later, tmp_path, monkeypatch):
+    (tmp_path / "here" / "deeper").mkdir(parents=True)
+    for where, path in (("here", "."), ("here/deeper", "..")):
+        monkeypatch.chdir(tmp_path / where)
+        with pytest.raises(ValueError, match=r"is a mount point, or the working directory .* Name a folder inside it"):
+            later.save(path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "deeper")
+    with pytest.raises(ValueError, match="mount point"):
+        later.save(tmp_path / "here" / "deeper")
+    later.save("model")  # of the working directory
+    assert (tmp_path / "here" / "deeper" / "model" / "manifest.json").is_file()
+    with pytest.raises(ValueError, match="results is"):
+        later.save("other", results=pd.DataFrame({"a": [1.0]}))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_texts
+from skorch.callbacks import Callback
 from transformers import get_linear_schedule_with_warmup
 
 from skmft.batches import TrainingRows
@@ -138,14 +139,28 @@ def test_records_are_row_weighted_means(module_and_rows):
 
 
 def test_interrupt_is_raised_not_swallowed(module_and_rows):
-    from skorch.callbacks import Callback
-
     class Interrupt(Callback):
         def on_epoch_end(self, net, **kwargs):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match="epoch 1 of 2"):
         train(*module_and_rows, callbacks=[Interrupt()])
+
+
+def test_early_stopping_ends_the_stage(module_and_rows):
+    from skorch.callbacks import EarlyStopping, PassthroughScoring
+
+    class Probe(Callback):
+        def on_batch_end(self, net, batch, training, **kwargs):
+            if len(net.history[-1, "batches"]) % 2:  # on some batches, and once no number
+                net.history.record_batch("probe", "a str")
+
+    score = PassthroughScoring("label_loss", on_train=True)
+    stop = EarlyStopping("label_loss", patience=2, threshold=100.0, threshold_mode="abs")  # never so much better
+    net = train(*module_and_rows, epochs=9, callbacks=[Probe(), score, stop])
+    records = epoch_records(net)
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    assert set(records[0]) == {"epoch", "label_loss", "learning_rate", "seconds"}
 
 
 def test_loss_that_is_not_finite_is_an_error(module_and_rows):
@@ -158,7 +173,6 @@ def test_loss_that_is_not_finite_is_an_error(module_and_rows):
 
 def test_weights_that_are_not_finite_are_an_error(module_and_rows):
     """An infinite gradient of the last step, whose loss is finite, reaches no other loss."""
-    from skorch.callbacks import Callback
 
     class Spoil(Callback):
         def on_train_end(self, net, **kwargs):

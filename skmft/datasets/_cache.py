@@ -12,7 +12,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,13 +161,12 @@ def select_domains(domains: Sequence[str] | None, known: Sequence[str]) -> list[
     if domains is None:
         return list(known)
     if (
-        isinstance(domains, str)
-        or not isinstance(domains, Iterable)
+        not isinstance(domains, (list, tuple, np.ndarray, pd.Series, pd.Index))
         or not len(domains)
         or any(d not in known for d in domains)
     ):
         raise ValueError(f"domains={domains!r}; expected a list of names among {list(known)}.")
-    return list(dict.fromkeys(domains))
+    return list(dict.fromkeys(map(str, domains)))
 
 
 def check_subset(subset: str, known: Sequence[str]) -> None:

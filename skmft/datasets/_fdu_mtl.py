@@ -87,12 +87,17 @@ def fetch_fdu_mtl(
     wanted = select_domains(domains, list(_TRAIN))
     names = [_URL.rsplit("/", 1)[-1], _SAMPLE]
     path = find_or_fetch("fdu_mtl", names, _URL, None, data_home, download_if_missing)
+    if path.name == _SAMPLE and domains is not None and (lacks := sorted(set(wanted) - set(_domains_in(path, subset)))):
+        try:
+            path = find_or_fetch("fdu_mtl", names[:1], _URL, None, data_home, download_if_missing)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"the sample {path} lacks the domains {lacks}, and there is {error}") from error
     texts: list[str] = []
     target: list[str | None] = []
     where: list[str] = []
+    there = _domains_in(path, subset)
     with reading(path), open_tar(path) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
-        there = [d for d in _TRAIN if f"{d}.task.{_suffix(subset)}" in members]
         if path.name == _SAMPLE and domains is None:
             wanted = there
         if not wanted or not set(wanted) <= set(there):
@@ -112,6 +117,12 @@ def fetch_fdu_mtl(
     sample = f"This local copy is a sample with {len(there)} of the 16 domains. " if path.name == _SAMPLE else ""
     about = _DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
     return bunch({"text": texts}, target, where, return_X_y_domains=return_X_y_domains, as_frame=as_frame, DESCR=about)
+
+
+def _domains_in(path: Path, subset: str) -> list[str]:
+    with reading(path), open_tar(path) as tar:
+        names = {Path(member.name).name for member in tar.getmembers() if member.isfile()}
+    return [d for d in _TRAIN if f"{d}.task.{_suffix(subset)}" in names]
 
 
 def _suffix(subset: str) -> str:

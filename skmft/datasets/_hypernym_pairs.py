@@ -113,9 +113,10 @@ def fetch_hypernym_pairs(
     wanted = select_domains(domains, list(_ROOTS))
     if not isinstance(test_size, Real) or not 0 < test_size < 1:
         raise ValueError(f"test_size={test_size!r}; expected a share of the terms, greater than 0 and less than 1.")
-    if not isinstance(random_state, Integral):
+    if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
         raise ValueError(
-            f"random_state={random_state!r}; expected an int, the same for train and test, so that no term is in both."
+            f"random_state={random_state!r}; expected an int from 0 to 2**32 - 1, the same for train and test, so that "
+            "no term is in both."
         )
     names = [_URL.rsplit("/", 1)[-1], _TABLE]
     path = find_or_fetch("taxonomy", names, _URL, _SHA256, data_home, download_if_missing)
