@@ -282,7 +282,7 @@ def test_hypotheses_run_what_is_missing_and_report_it(small, tmp_path, monkeypat
 
 def test_interpolation_scores_the_weights_that_the_parameter_gives(small):
     interpolation = small["interpolation"]
-    cell = interpolation.run("mnli", 8, 0)
+    cell = interpolation.run("mnli", 8, 2, 0)
     texts = small["fits"][0][0]
     assert len(texts) == cell["n_train"] == 32 and cell["n_valid"] == 128
     assert cell["settings"]["weight_interpolation"] == 1 and list(cell["accuracy"]) == [
@@ -302,3 +302,18 @@ def test_interpolation_scores_the_weights_that_the_parameter_gives(small):
     *_, accuracy, difference = interpolation.report(cells).splitlines()
     assert accuracy == "| mnli, 8 labelled a domain (32 rows, 128 scored) | 3 4 | 65.0 ± 63.5 | 50.0 ± 0.0 |"
     assert difference == "| less the end |  | +15.0 ± 63.5 |  |"
+
+
+def test_interpolation_of_stage_3_goes_from_the_meta_learner_to_the_domains(small):
+    interpolation = small["interpolation"]
+    cell = interpolation.run("amazon", 8, 3, 0)
+    texts, domains = small["fits"][0]
+    valid, train = POOL[~POOL["text"].isin(texts)], POOL.set_index("text").loc[texts].reset_index()
+    clf = interpolation.MetaFineTunedClassifier(random_state=0).fit(texts, train["y"], domains=domains)
+    assert cell["settings"]["adaptation"] == "full" and cell["n_valid"] == len(valid)
+    assert cell["accuracy"]["0"] == clf.score(valid["text"], valid["y"])
+    assert cell["accuracy"]["1.0"] == clf.score(valid["text"], valid["y"], domains=valid["domain"].to_numpy())
+    accuracies = ({"0": 0.5, "1.0": 0.6}, {"0": 0.5, "1.0": 0.7})
+    text = interpolation.report([{**cell, "seed": s, "accuracy": a} for s, a in zip((3, 4), accuracies)])
+    assert "## Stage 3" in text and "## Stage 2" not in text
+    assert text.splitlines()[-1] == "| less the start |  |  | +15.0 ± 63.5 |"
