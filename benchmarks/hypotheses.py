@@ -57,6 +57,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all, corruption only": {**BI, **PROBE, **CONTRAST, "corruption_weight": 0.1},
     "all, 5e-5": {**BI, **PROBE, **CONTRAST, **MFT, "learning_rate": 5e-5},
     "all, twice the steps": {**BI, **PROBE, **CONTRAST, **MFT, "meta_epochs": 2.0},
+    "default": {},
+    "default, no contrast": {"contrastive_weight": 0.0},
+    "default, strong contrast": {"contrastive_weight": 2.0},
+    "default, 5e-5": {"learning_rate": 5e-5},
+    "default, 2e-4": {"learning_rate": 2e-4},
+    "default, twice the steps": {"meta_epochs": 2.0},
 }
 
 
