@@ -100,9 +100,7 @@ def _spread(order: NDArray[np.int64], cell: NDArray[np.int64], n: int) -> NDArra
     short = n - take.sum()
     first = np.full(len(sizes), len(order))
     np.minimum.at(first, cell[order], np.arange(len(order)))
-    take[np.lexsort((first, take - share))[:short]] += (
-        1  # largest remainders; of equal ones those that come first in `order`
-    )
+    take[np.lexsort((first, take - share))[:short]] += 1  # largest remainders, of equal ones the first in `order`
     rank = pd.Series(cell[order]).groupby(cell[order]).cumcount().to_numpy()
     return order[rank < take[cell[order]]]
 
