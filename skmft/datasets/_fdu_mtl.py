@@ -87,7 +87,7 @@ def fetch_fdu_mtl(
     wanted = select_domains(domains, list(_TRAIN))
     names = [_URL.rsplit("/", 1)[-1], _SAMPLE]
     path = find_or_fetch("fdu_mtl", names, _URL, None, data_home, download_if_missing)
-    if path.name == _SAMPLE and domains is not None and (lacks := sorted(set(wanted) - set(_domains_in(path, subset)))):
+    if path.name == _SAMPLE and domains is not None and (lacks := _lacking(path, wanted, subset)):
         try:
             path = find_or_fetch("fdu_mtl", names[:1], _URL, None, data_home, download_if_missing)
         except FileNotFoundError as error:
@@ -95,9 +95,9 @@ def fetch_fdu_mtl(
     texts: list[str] = []
     target: list[str | None] = []
     where: list[str] = []
-    there = _domains_in(path, subset)
     with reading(path), open_tar(path) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
+        there = [d for d in _TRAIN if f"{d}.task.{_suffix(subset)}" in members]
         if path.name == _SAMPLE and domains is None:
             wanted = there
         if not wanted or not set(wanted) <= set(there):
@@ -119,10 +119,11 @@ def fetch_fdu_mtl(
     return bunch({"text": texts}, target, where, return_X_y_domains=return_X_y_domains, as_frame=as_frame, DESCR=about)
 
 
-def _domains_in(path: Path, subset: str) -> list[str]:
+def _lacking(path: Path, wanted: Sequence[str], subset: str) -> list[str]:
+    """Domains that an archive does not have."""
     with reading(path), open_tar(path) as tar:
-        names = {Path(member.name).name for member in tar.getmembers() if member.isfile()}
-    return [d for d in _TRAIN if f"{d}.task.{_suffix(subset)}" in names]
+        names = {Path(member.name).name for member in tar.getmembers()}
+    return sorted(d for d in wanted if f"{d}.task.{_suffix(subset)}" not in names)
 
 
 def _suffix(subset: str) -> str:
