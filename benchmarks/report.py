@@ -53,6 +53,7 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styl
     "exact_adapted": ("#009E73", ":", "."),
     "trainer": ("#0072B2", "--", "x"),
     "setfit": ("#E69F00", "-", "P"),
+    "setfit_equal": ("#E69F00", ":", "P"),
     "embeddings": ("#888888", "-", "."),
     "embeddings_single": ("#888888", "--", "."),
     "tfidf": ("#888888", ":", "x"),
@@ -456,6 +457,7 @@ def missing(scores: Scores, shots: dict[str, Sequence[str]], seeds: Sequence[int
     """What a full grid of these shots and seeds has beyond the cells that are there."""
     lines = []
     for task, counts in shots.items():
+        n_names = sum(len(GIVES.get(method, (method,))) for method in METHODS if applies(method, task))
         for count in counts:
             found = scores.get(Column(task, count), {})
             absent = defaultdict(list)
@@ -467,7 +469,7 @@ def missing(scores: Scores, shots: dict[str, Sequence[str]], seeds: Sequence[int
                     if lacking:
                         absent[tuple(lacking)].append(name)
             for lacking, names in absent.items():
-                who = "all methods" if len(names) >= len(NAMES) - 1 else ", ".join(names)
+                who = "all methods" if len(names) == n_names else ", ".join(names)
                 which = "all seeds" if len(lacking) == len(seeds) else f"seeds {', '.join(map(str, lacking))}"
                 lines.append(f"- {TASKS[task]}, {count}: {who}; {which}")
     return lines
@@ -506,7 +508,8 @@ def report(
         "MultiNLI's training pairs, about 6%. All that is fine-tuned takes the same number "
         "of optimiser steps a model, in batches of 32 rows (stage 3 comes on top; S takes them for every domain's model); "
         f"SetFit takes {SETFIT_STEPS} of 16 pairs of texts, its learning rate its own default (of the steps it is an "
-        "epoch: 132 at 16 labelled reviews a domain, 2,064 at 64). The Trainer has the learning rate, warm-up and "
+        "epoch: 132 at 16 labelled reviews a domain, 2,064 at 64), where its name does not say otherwise. The Trainer has the "
+        "learning rate, warm-up and "
         "weight decay of the others, which are not its defaults; so has what is called the paper's MFT, but for the rows that "
         "say otherwise (1e-5, 2 and 6 epochs). The two texts of a pair are one row of tokens to all that is fine-tuned, but to "
         "MFT (ours, up to 5,000 training rows) and where a name says otherwise. "

@@ -57,9 +57,9 @@ def test_plan(modules, capsys):
     few_shot, _ = modules
     args = few_shot.arguments(["--shots", "16", "64", "256", "1000"])
     cells = few_shot.plan(args)
-    n = len(few_shot.METHODS) - 1  # SetFit is for reviews, mix_bi for pairs; 64 shots are among those of inference, too
-    assert len(cells) == len(set(cells)) == (n * 2 + n * 2 + n * 3) * 5
-    assert {c.task for c in cells if c.method == "setfit"} == {"amazon"}
+    n = len(few_shot.METHODS)  # SetFit, twice, is for reviews, mix_bi for pairs; inference has 64 shots, too
+    assert len(cells) == len(set(cells)) == ((n - 1) * 2 + (n - 2) * 5) * 5
+    assert {c.task for c in cells if c.method.startswith("setfit")} == {"amazon"}
     assert {c.task for c in cells if c.method == "mix_bi"} == {"mnli", "hypernyms"}
     assert {c.shots for c in cells if c.task == "mnli"} == {64, 256, 1000}
     assert {c.source for c in cells if c.task == "hypernyms"} == {f"hypernyms {i}" for i in range(5)}
@@ -106,14 +106,24 @@ def test_cells_are_written_once_and_resumed(bench, capsys):
         }
 
 
-def test_trainer_cells_of_another_budget_are_run_again(modules, tmp_path):
+@pytest.mark.parametrize("method", ["trainer", "setfit_equal"])
+def test_cells_of_another_budget_are_run_again(modules, tmp_path, method):
     few_shot, _ = modules
-    cell = few_shot.Cell("amazon", 16, "trainer", 0)
+    cell = few_shot.Cell("amazon", 16, method, 0)
     found = {"settings": few_shot.settings(cell, {"model": "x"}), "budget": 60, "train_rows": 64}
     few_shot.write(tmp_path / f"{cell.name}.json", found)
     assert few_shot.is_finished(cell, tmp_path, {"model": "x"})
     few_shot.write(tmp_path / f"{cell.name}.json", {**found, "budget": 80})
     assert not few_shot.is_finished(cell, tmp_path, {"model": "x"})
+
+
+@pytest.mark.parametrize(("method", "package"), [("trainer", "accelerate"), ("setfit_equal", "setfit")])
+def test_other_packages_take_as_many_steps(bench, method, package):
+    pytest.importorskip(package, reason=f"needs {package}, of the extra bench")
+    _, cells = bench(methods=(method,))
+    cell = cells[f"amazon-8-{method}-0"]
+    assert cell["steps"] == cell["budget"] == 60
+    assert sum(map(len, cell["results"][method]["correct"].values())) == 32
 
 
 def test_seeds_and_shots_draw_their_own_rows(bench):
