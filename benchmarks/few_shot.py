@@ -119,15 +119,15 @@ class Data:
     @property
     def steps(self) -> int:
         """Optimiser steps of stage 2 on these rows: the budget of every model that is fine-tuned."""
-        return budget(len(self.train), self.batch_size)
+        return budget(len(self.train), self.batch_size, self.common.get("meta_epochs"))
 
     @property
     def batch_size(self) -> int:
         return MetaFineTunedClassifier().batch_size
 
 
-def budget(n_rows: int, batch_size: int = 32) -> int:
-    return auto_epochs(n_rows, batch_size, **META_EPOCHS) * math.ceil(n_rows / batch_size)
+def budget(n_rows: int, batch_size: int = 32, epochs: int | None = None) -> int:
+    return (epochs or auto_epochs(n_rows, batch_size, **META_EPOCHS)) * math.ceil(n_rows / batch_size)
 
 
 Results = dict[str, tuple[np.ndarray, float]]  # of a name in NAMES: predicted labels, seconds of fitting
@@ -141,6 +141,10 @@ def ours(cls: Callable[..., Any], **params: Any) -> Callable[[Data], Any]:
         return cls(random_state=data.seed, **data.common, **params)
 
     return make
+
+
+def exact(data: Data) -> Any:
+    return MetaFineTunedClassifier.from_paper(data.common["model"], random_state=data.seed)
 
 
 def fit(data: Data, make: Callable[[Data], Any]) -> tuple[Any, float]:
@@ -357,7 +361,7 @@ METHODS: dict[str, Callable[[Data], Results]] = {
     "tw": one_model("tw", ours(paper, **TW)),
     "dc": one_model("dc", ours(paper, **DC)),
     "paper": two_models("paper", "paper_adapted", ours(paper)),
-    "exact": two_models("exact", "exact_adapted", ours(MetaFineTunedClassifier.from_paper)),
+    "exact": two_models("exact", "exact_adapted", exact),
     "mft": two_models("meta", "adapted", ours(MetaFineTunedClassifier)),
     "trainer": trainer,
     "setfit": setfit,
@@ -418,7 +422,7 @@ def applies(method: str, task: str) -> bool:
     )
 
 
-def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]]) -> float:
+def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]], epochs: int | None = None) -> float:
     """CPU seconds that a cell will take: those of finished ones, else by the rows that pass through the encoder."""
     seen = measured.get((cell.task, str(cell.shots), cell.method))
     if seen:
@@ -427,7 +431,7 @@ def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]]) -> f
     n_rows = DOMAINS[cell.task] * (sizes[cell.task] if cell.shots == "full" else int(cell.shots))
     if cell.method in ("tfidf", "embeddings"):
         return 5 + n_rows / ROWS_A_SECOND[cell.task] * (cell.method == "embeddings")
-    steps = budget(n_rows) * (DOMAINS[cell.task] if cell.method == "single" else 1)
+    steps = budget(n_rows, epochs=epochs) * (DOMAINS[cell.task] if cell.method == "single" else 1)
     if cell.method == "setfit":
         steps = SETFIT_STEPS
     return 20 + COST.get(cell.method, 1.0) * 32 * steps / ROWS_A_SECOND[cell.task]
@@ -529,7 +533,9 @@ def is_finished(cell: Cell, folder: Path, common: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found, wanted = json.loads(path.read_text()), settings(cell, common)
-    if cell.method in ("trainer", "setfit_equal") and found["budget"] != budget(found["train_rows"]):
+    if cell.method in ("trainer", "setfit_equal") and found["budget"] != budget(
+        found["train_rows"], epochs=common.get("meta_epochs")
+    ):
         return False
     return not wanted or found["settings"] == wanted
 
@@ -603,6 +609,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each in a process; give --threads too")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="encoder; another one needs a --cells folder of its own")
     parser.add_argument("--learning-rate", type=float, help="of everything that is fine-tuned (but SetFit)")
+    parser.add_argument(
+        "--meta-epochs", type=int, help="of the same; default as many as make at least 60 steps, and 2 at least"
+    )
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
     parser.add_argument("--plan", action="store_true", help="only say what is to do")
     parser.add_argument("--verify", type=int, metavar="N", help="run N finished cells again and compare")
@@ -613,8 +622,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(
             f"--shots {' '.join(args.shots)}: the tasks have {' '.join(sorted(known, key=lambda s: (len(s), s)))}"
         )
-    if (args.model != DEFAULT_MODEL or args.learning_rate) and args.cells == CELLS:
-        parser.error("another --model or --learning-rate needs another folder of --cells")
+    if (args.model != DEFAULT_MODEL or args.learning_rate or args.meta_epochs) and args.cells == CELLS:
+        parser.error("another --model, --learning-rate or --meta-epochs needs another folder of --cells")
     return args
 
 
@@ -659,6 +668,8 @@ def run(wanted: list[Cell], args: argparse.Namespace) -> int:
     common: dict[str, Any] = {"model": args.model}
     if args.learning_rate:
         common["learning_rate"] = args.learning_rate
+    if args.meta_epochs:
+        common["meta_epochs"] = args.meta_epochs
     finished = [cell for cell in wanted if is_finished(cell, args.cells, common)]
     if args.verify:
         if not finished:
@@ -670,7 +681,7 @@ def run(wanted: list[Cell], args: argparse.Namespace) -> int:
         c = json.loads(path.read_text())
         measured.setdefault((c["task"], str(c["shots"]), c["method"]), []).append(c["cpu_seconds"])
     todo = [cell for cell in wanted if cell not in set(finished)]
-    seconds = {cell: estimate(cell, measured) for cell in todo}
+    seconds = {cell: estimate(cell, measured, args.meta_epochs) for cell in todo}
     todo.sort(key=lambda cell: (seconds[cell], cell.seed, cell.name))
     show_plan(todo, seconds, len(finished))
     if args.plan:

@@ -69,7 +69,7 @@ def test_plan(modules, capsys):
         (["full"], {"amazon:full", "hypernyms:full"}),
     ):
         assert {f"{c.task}:{c.shots}" for c in few_shot.plan(few_shot.arguments(["--shots", *given]))} == expected
-    for wrong in (["--shots", "7"], ["--model", "other"], ["--learning-rate", "1e-5"]):
+    for wrong in (["--shots", "7"], ["--model", "other"], ["--learning-rate", "1e-5"], ["--meta-epochs", "3"]):
         with pytest.raises(SystemExit):
             few_shot.arguments(wrong)
     assert "needs another folder" in capsys.readouterr().err
@@ -120,9 +120,10 @@ def test_cells_of_another_budget_are_run_again(modules, tmp_path, method):
 @pytest.mark.parametrize(("method", "package"), [("trainer", "accelerate"), ("setfit_equal", "setfit")])
 def test_other_packages_take_as_many_steps(bench, method, package):
     pytest.importorskip(package, reason=f"needs {package}, of the extra bench")
-    _, cells = bench(methods=(method,))
-    cell = cells[f"amazon-8-{method}-0"]
-    assert cell["steps"] == cell["budget"] == 60
+    for options, steps in (([], 60), (["--meta-epochs", "3"], 3)):
+        _, cells = bench(*options, methods=(method,))
+        cell = cells[f"amazon-8-{method}-0"]
+        assert cell["steps"] == cell["budget"] == steps
     assert sum(map(len, cell["results"][method]["correct"].values())) == 32
 
 
