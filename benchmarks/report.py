@@ -496,10 +496,12 @@ def report(
         + " and ".join(k + (f" ({', '.join(sorted(v))})" if len(names) > 1 else "") for k, v in sorted(names.items()))
         for column, names in precisions.items()
     )
+    epochs = {c["settings"].get("meta_epochs", "auto") for c in cells if c["method"] != "exact"} - {"auto"}
+    option = "".join(f" --meta-epochs {number}" for number in sorted(epochs))
     lines = [
         "# Few shots",
         "",
-        f"Made by `{command}` from {len(cells)} cells of `python benchmarks/few_shot.py` (encoder "
+        f"Made by `{command}` from {len(cells)} cells of `python benchmarks/few_shot.py{option}` (encoder "
         f"{' and '.join(sorted({c['settings'].get('model', '') for c in cells} - {''})) or 'of the defaults'}); seeds "
         f"{', '.join(map(str, seeds))}, as many as each table says. In a cell all methods learn from the same rows: so many "
         "labelled rows in each domain, classes balanced (`full`: all there are). They are scored on the same frozen test rows "
