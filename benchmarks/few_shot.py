@@ -12,6 +12,7 @@ makes tables and curves of the cells.
     python benchmarks/few_shot.py --shots 16 mnli:256        # 16 labelled rows of the tasks that have it, 256 of inference
     python benchmarks/few_shot.py --threads 1 --jobs 2       # two cells at a time, a thread each
     python benchmarks/few_shot.py --verify 3                 # runs 3 finished cells again and compares
+    python benchmarks/few_shot.py --against benchmarks/cells/few_shot_again   # compares two machines' cells
 """
 
 from __future__ import annotations
@@ -615,6 +616,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
     parser.add_argument("--plan", action="store_true", help="only say what is to do")
     parser.add_argument("--verify", type=int, metavar="N", help="run N finished cells again and compare")
+    parser.add_argument(
+        "--against", type=Path, help="only compare --cells with those of another machine in this folder"
+    )
     args = parser.parse_args(argv)
     known = {str(s) for task in args.tasks for s in SHOTS[task]}
     exact = {f"{task}:{s}" for task in args.tasks for s in SHOTS[task]}
@@ -635,8 +639,29 @@ def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) ->
         print(sums.assign(all=sums.sum(axis=1)).sort_values("all").to_string(float_format="{:.2f}".format))
 
 
+def compare(then: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], int]:
+    """What to say of two runs of a cell, and how many of its names differ.
+
+    On one machine no answer may; on two the accuracy may, within the 95% interval that its number of test rows gives it.
+    """
+    there = then["machine"] != now["machine"]
+    said, differ = [], 0
+    for name in now["results"]:
+        old, new = (np.array(list("".join(c["results"][name]["correct"].values())), int) for c in (then, now))
+        changed = int((old != new).sum())
+        if not changed:
+            said.append(f"{name} the same, to the last row")
+            continue
+        points, within = 100 * (new - old).mean(), 196 * math.sqrt(old.mean() * (1 - old.mean()) / len(old))
+        agrees = there and abs(points) <= within
+        differ += not agrees
+        word = "agrees within its interval" if agrees else "DIFFERENT"
+        said.append(f"{name} {word}: {changed} of {len(old)} answers, {points:+.2f} points, interval ± {within:.2f}")
+    return said, differ
+
+
 def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) -> int:
-    """Run cells again, drawn at random; how many differ: in any answer, or in accuracy if another machine made them."""
+    """Run cells again, drawn at random; how many differ."""
     drawn = np.random.default_rng().choice(len(cells), min(args.verify, len(cells)), replace=False)
     differ = 0
     for cell in (cells[i] for i in drawn):
@@ -645,22 +670,35 @@ def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) 
         if now is None:
             raise RuntimeError(error)
         there = "" if then["machine"] == now["machine"] else f" (then on {then['machine']}, now on {now['machine']})"
-        said = []
-        for name in now["results"]:
-            old, new = (np.array(list("".join(c["results"][name]["correct"].values())), int) for c in (then, now))
-            changed = int((old != new).sum())
-            if not changed:
-                said.append(f"{name} the same, to the last row")
-                continue
-            points, within = 100 * (new - old).mean(), 196 * math.sqrt(changed) / len(old)  # as in McNemar's test
-            agrees = bool(there) and abs(points) <= within
-            differ += not agrees
-            word = "agrees within its interval" if agrees else "DIFFERENT"
-            said.append(
-                f"{name} {word}: {changed} of {len(old)} answers, {points:+.2f} points, interval ± {within:.2f}"
-            )
+        said, count = compare(then, now)
+        differ += count
         print(f"{cell.name}: {'; '.join(said)}{there}", flush=True)
     return differ
+
+
+def against(folder: Path, other: Path) -> int:
+    """Compare the cells of one name in two folders, and print it; 1 if there are none to compare."""
+    rows = []
+    for path in sorted(folder.glob("*.json")):
+        if not (other / path.name).exists():
+            continue
+        then, now = (json.loads((place / path.name).read_text()) for place in (other, folder))
+        if (then["train_hash"], then["test_hash"]) != (now["train_hash"], now["test_hash"]):
+            print(f"{path.stem}: of other training or test rows")
+            continue
+        said, count = compare(then, now)
+        print(f"{path.stem}: {'; '.join(said)}")
+        mean = [[np.mean(list(c["results"][n]["accuracy"].values())) for n in now["results"]] for c in (now, then)]
+        rows.append((len(said), count, float(100 * (np.array(mean[0]) - mean[1]).mean())))
+    if not rows:
+        print(f"{folder} and {other} have no cells of one name and of the same rows", file=sys.stderr)
+        return 1
+    results, outside, points = np.array(rows).T
+    print(
+        f"{results.sum():.0f} results, of which {outside.sum():.0f} differ by more than the 95% interval of their test rows; "
+        f"the mean difference is {points.mean():+.2f} points (standard deviation {points.std():.2f})"
+    )
+    return 0
 
 
 def run(wanted: list[Cell], args: argparse.Namespace) -> int:
@@ -694,7 +732,7 @@ def run(wanted: list[Cell], args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
-    return run(plan(args), args)
+    return against(args.cells, args.against) if args.against else run(plan(args), args)
 
 
 if __name__ == "__main__":

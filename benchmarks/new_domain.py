@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from few_shot import AUTO, DOMAINS, HYPERNYM_SPLITS, choose_c, digest, embed, params_of, write
-from report import Column, Score, accuracy, compare, find_clusters, table, with_interval
+from report import ALL, Column, Score, accuracy, compare, find_clusters, table, with_interval
 from sklearn.linear_model import LogisticRegression
 from tasks import CODE, HERE, draw, inputs, machine, split
 
@@ -42,6 +42,7 @@ from skmft.training import fine_tune
 
 CELLS = HERE / "cells" / "new_domain"
 SHOTS = (0, 4, 8, 16, 32)
+DEFAULT_LABELLED = 64  # rows in each of the other domains
 INNER_STEPS = 5  # of Reptile: optimiser steps on one domain before the initialisation moves
 MIX = {"typicality_weighting": False, "corruption_weight": 0.0, "contrastive_weight": 0.0, "head_init": "random"}
 NAMES = {
@@ -203,6 +204,7 @@ def report(cells: list[dict[str, Any]]) -> str:
         f"{', '.join(sorted({c['code'] for c in cells}))}.",
     ]
     together, missing = find_clusters(cells), []
+    every: dict[Column, dict[str, dict[int, Score]]] = {}
     for task, labelled in sorted({(c["task"], c["labelled"]) for c in cells}):
         scores: dict[Column, dict[str, dict[int, Score]]] = {Column(task, str(n)): defaultdict(dict) for n in SHOTS}
         own = [c for c in cells if (c["task"], c["labelled"]) == (task, labelled)]
@@ -217,6 +219,7 @@ def report(cells: list[dict[str, Any]]) -> str:
                 right = {d: np.array(list(c["correct"].get(str(n), ""))) == "1" for d, c in by_domain.items()}
                 if all(map(len, right.values())):
                     scores[Column(task, str(n))][method][seed] = Score(source_of(task, seed), right, 0.0, None)
+        every |= {c: m for c, m in scores.items() if "mft" in m and labelled == DEFAULT_LABELLED}
         differences = compare({c: m for c, m in scores.items() if "mft" in m}, "mft", together)
         names = [name for name in NAMES if any(name in methods for methods in scores.values())]
         lines += ["", f"## {task}, {labelled} labelled rows in each of the other {DOMAINS[task] - 1} domains", ""]
@@ -233,6 +236,7 @@ def report(cells: list[dict[str, Any]]) -> str:
                 shown = [with_interval(r, bold=False) if (r := by_column.get(c)) else "" for c in scores]
                 body.append([f"MFT less: {NAMES[name]}", seeds, *shown])
         lines += table(["shots of the new domain", "seeds", *map(str, SHOTS)], body)
+    lines += ["", *mean_over_tasks(every, together)]
     if missing:
         lines += ["", "## Left out, as not all domains are there", "", *(f"- {what}" for what in missing)]
     ran = {(c["task"], c["method"]) for c in cells}
@@ -243,11 +247,28 @@ def report(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def mean_over_tasks(scores: dict[Column, dict[str, dict[int, Score]]], together: Any) -> list[str]:
+    """Differences over the tasks that have both methods, each task counted once."""
+    tasks = list(dict.fromkeys(column.task for column in scores))
+    lines = [f"## The mean over tasks, {DEFAULT_LABELLED} labelled rows in each of the other domains", ""]
+    body: dict[str, dict[str, str]] = defaultdict(dict)
+    for n in map(str, SHOTS):
+        of_n = {column: methods for column, methods in scores.items() if column.shots == n}
+        found = compare(of_n, "mft", together, over=list(of_n))
+        for row in found[found["column"] == ALL].itertuples() if len(found) else ():
+            told = "" if row.columns == len(tasks) else f" ({row.columns:.0f} of {len(tasks)} tasks)"
+            body[row.other][n] = with_interval(row, bold=False) + told
+    rows = [
+        [f"MFT less: {NAMES[name]}", *(body[name].get(str(n), "") for n in SHOTS)] for name in NAMES if name in body
+    ]
+    return lines + table(["shots of the new domain", *map(str, SHOTS)], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(DOMAINS), default=["amazon", "mnli", "hypernyms"])
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
-    parser.add_argument("--labelled", type=int, default=64, help="rows in each of the other domains")
+    parser.add_argument("--labelled", type=int, default=DEFAULT_LABELLED, help="rows in each of the other domains")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=1, help="of torch; default 1, as of the committed cells")
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")

@@ -268,12 +268,15 @@ def due(scores: Scores, name: str) -> list[Any]:
     return [c for c in HEADLINE if applies(method, c.split(":")[0])]
 
 
-def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.DataFrame:
+def compare(
+    scores: Scores, ours: str, together: Clusters | None = None, over: Sequence[Column] | None = None
+) -> pd.DataFrame:
     """`ours` less every other method, in points: a row for each task, shots and method, and for each method over all.
 
-    "Over all" is the mean over tasks of the mean over their `headline` columns, where both have cells. Holm's adjustment is
-    over all rows of this frame.
+    "Over all" is the mean over tasks of the mean over their columns in `over`, by default the `headline` ones, where both have
+    cells. Holm's adjustment is over all rows of this frame.
     """
+    over = headline(scores) if over is None else over
     resampled, freedom = resample_rows(scores, together)
     rows, found = [], defaultdict(lambda: defaultdict(list))
     for column, methods in scores.items():
@@ -296,7 +299,7 @@ def compare(scores: Scores, ours: str, together: Clusters | None = None) -> pd.D
             row |= {"t": half_interval(per_seed, drawn), "low": low, "high": high, "p": p}
             row |= {"win": signs.count(1), "tie": signs.count(0), "loss": signs.count(-1)}
             rows.append(row)
-            if column in headline(scores):
+            if column in over:
                 found[other][column.task].append((row, spread))
     for other, tasks in found.items():
         difference = float(np.mean([np.mean([row["difference"] for row, _ in columns]) for columns in tasks.values()]))

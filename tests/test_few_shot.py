@@ -199,6 +199,35 @@ def test_verify_runs_a_cell_again(bench, capsys):
     assert "has none of these cells" in capsys.readouterr().err
 
 
+def test_cells_of_two_machines_are_compared(bench, tmp_path, capsys):
+    bench(methods=("mix",))
+    other = tmp_path / "again"
+    shutil.copytree(bench.cells, other)
+    path = other / "amazon-8-mix-0.json"
+    cell = {**json.loads(path.read_text()), "machine": "another"}
+    bits = cell["results"]["mix"]["correct"]
+    n, right = sum(map(len, bits.values())), sum(b.count("1") for b in bits.values())
+    told = []
+    for flips in (1, len(bits["books"])):  # of one domain's answers
+        flipped = "".join("1" if b == "0" else "0" for b in bits["books"][:flips]) + bits["books"][flips:]
+        path.write_text(
+            json.dumps({**cell, "results": {"mix": {**cell["results"]["mix"], "correct": {**bits, "books": flipped}}}})
+        )
+        assert bench("--against", str(other), methods=("mix",))[0] == 0
+        there = right - bits["books"].count("1") + flipped.count("1")
+        within = 196 * (there / n * (1 - there / n) / n) ** 0.5
+        told.append(capsys.readouterr().out)
+        agrees = abs(100 * (right - there) / n) <= within
+        assert f"{flips} of {n} answers, {100 * (right - there) / n:+.2f} points, interval ± {within:.2f}" in told[-1]
+        assert ("agrees within its interval" in told[-1]) == agrees
+        assert f"of which {int(not agrees)} differ" in told[-1]
+    path.write_text(json.dumps({**cell, "train_hash": "other"}))
+    assert bench("--against", str(other), methods=("mix",))[0] == 1
+    assert "amazon-8-mix-0: of other training or test rows" in capsys.readouterr().out
+    assert bench("--against", str(tmp_path / "none"), methods=("mix",))[0] == 1
+    assert "have no cells of one name and of the same rows" in capsys.readouterr().err
+
+
 def test_pair_features(modules, monkeypatch):
     few_shot, _ = modules
     monkeypatch.setattr(few_shot, "_embedded", {("m", "a"): np.array([1.0, 2.0]), ("m", "b"): np.array([3.0, -1.0])})
@@ -507,6 +536,7 @@ def readme(modules, monkeypatch, tmp_path):
 
     monkeypatch.setattr(readme_table, "README", tmp_path / "README.md")
     monkeypatch.setattr(readme_table, "COLUMNS", [("amazon", "16"), ("mnli", "256")])
+    monkeypatch.setattr(readme_table, "FEWER_COLUMNS", readme_table.COLUMNS)
     monkeypatch.setattr(readme_table, "ROWS", {"mix": "mix", "adapted": "mft"})
     for task, count in readme_table.COLUMNS:
         write_cells(tmp_path / "cells", CHANCE, (int(count),), range(5), task=task)
