@@ -236,7 +236,8 @@ def report(cells: list[dict[str, Any]]) -> str:
                 shown = [with_interval(r, bold=False) if (r := by_column.get(c)) else "" for c in scores]
                 body.append([f"MFT less: {NAMES[name]}", seeds, *shown])
         lines += table(["shots of the new domain", "seeds", *map(str, SHOTS)], body)
-    lines += ["", *mean_over_tasks(every, together)]
+    if len({column.task for column in every}) > 1:
+        lines += ["", *mean_over_tasks(every, together)]
     if missing:
         lines += ["", "## Left out, as not all domains are there", "", *(f"- {what}" for what in missing)]
     ran = {(c["task"], c["method"]) for c in cells}

@@ -24,6 +24,8 @@ from few_shot import CELLS, HEADLINE, METHODS, NAMES, SETFIT_STEPS, SHOTS, appli
 from scipy import stats
 from tasks import HERE, clusters, split
 
+from skmft.networks import DEFAULT_MODEL
+
 OURS = ("adapted", "meta")
 COMPARED = (*OURS, "paper_adapted")  # a section of differences each
 ABLATIONS = ("tw", "dc", "paper", "paper_adapted", "exact", "exact_adapted")  # parts of ours, no baselines
@@ -501,11 +503,13 @@ def report(
     )
     epochs = {c["settings"].get("meta_epochs", "auto") for c in cells if c["method"] != "exact"} - {"auto"}
     option = "".join(f" --meta-epochs {number}" for number in sorted(epochs))
+    models = sorted({c["settings"].get("model", "") for c in cells} - {""})
+    option += f" --model {models[0]}" if len(models) == 1 and models[0] != DEFAULT_MODEL else ""
     lines = [
         "# Few shots",
         "",
         f"Made by `{command}` from {len(cells)} cells of `python benchmarks/few_shot.py{option}` (encoder "
-        f"{' and '.join(sorted({c['settings'].get('model', '') for c in cells} - {''})) or 'of the defaults'}); seeds "
+        f"{' and '.join(models) or 'of the defaults'}); seeds "
         f"{', '.join(map(str, seeds))}, as many as each table says. In a cell all methods learn from the same rows: so many "
         "labelled rows in each domain, classes balanced (`full`: all there are). They are scored on the same frozen test rows "
         f"({sizes}); of the hypernyms, seed s has split s modulo 5 of the terms, so seeds from 5 on share their test rows "
@@ -536,7 +540,8 @@ def report(
         f"Machines: {'; '.join(machines)}. Versions: {', '.join(found)}. The folder skmft/ that ran (git's id of the tree): "
         f"{', '.join(codes) or 'unknown'}. Precision of fine-tuning, but SetFit's, which is float32: "
         f"{told or 'unknown'}. "
-        "Seconds are those of fitting, the median over seeds.",
+        "Seconds are those of fitting, the median over seeds."
+        + "".join(f" Note: {note}." for note in sorted({c["note"] for c in cells if "note" in c})),
         "",
         "![Learning curves](few_shot.png)" if args.figure else "",
         "",

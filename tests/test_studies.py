@@ -157,6 +157,28 @@ def test_table_of_new_domains_by_hand(modules, single_rows):
     assert "- amazon, 64, MFT on the others, adapted, seed 2: has books, electronics, kitchen alone" in text
 
 
+def test_mean_over_tasks_counts_each_once(modules, single_rows, monkeypatch):
+    """Reviews +20 and inference -10 points, of three seeds each; a method that one task lacks is told."""
+    together = {name: {d: np.arange(10) for d in "abcde"} for name in ("amazon", "mnli")}
+    monkeypatch.setattr(modules["new_domain"], "find_clusters", lambda cells: together)
+    cells = []
+    for task, domains, right in (("amazon", "abcd", (8, 6)), ("mnli", "abcde", (5, 6))):
+        for seed in range(3):
+            for method, n in zip(("mft", "mix", "joint")[: 3 if task == "amazon" else 2], (*right, 8)):
+                for new, cell in zip(
+                    domains, new_domain_cells({(method, seed): (n,) * 4}) + new_domain_cells({(method, seed): (n,)})
+                ):
+                    cells.append({**cell, "task": task, "source": task, "new": new})
+    text = modules["new_domain"].report(cells)
+    _, _, section = text.partition("## The mean over tasks, 64 labelled rows")
+    names = modules["new_domain"].NAMES
+    [line] = [line for line in section.splitlines() if line.startswith(f"| MFT less: {names['mix']} |")]
+    low, high = map(float, line.partition("+5.0 [")[2].partition("]")[0].split(","))
+    assert low < 5 < high and 5 - low == pytest.approx(high - 5, abs=0.11)
+    [line] = [line for line in section.splitlines() if line.startswith(f"| MFT less: {names['joint']} |")]
+    assert "+0.0 [" in line and line.endswith("(1 of 2 tasks) |  |  |")
+
+
 def test_reports_of_new_domains_that_lack_cells(modules, single_rows):
     new_domain = modules["new_domain"]
     with pytest.raises(ValueError, match="there are no cells yet"):
