@@ -101,11 +101,11 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
     pair_encoding : {"auto", "bi", "cross"}, default="auto"
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text for
         itself by the same encoder, and the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
-        Reimers & Gurevych, EMNLP 2019), which learns from fewer rows with the default encoder. ``"auto"`` is ``"bi"`` for up to
-        5,000 training rows and ``"cross"`` for more, a rule made with the default encoder. On MultiNLI it was 2 points behind plain
-        fine-tuning at 5,000 rows, and 7 with a larger encoder at 1,280: try ``"cross"`` there, with ``weight_interpolation=1.0``.
-        Folds have fewer rows than the whole, so name the form in a search of so many. Without pairs it
-        changes nothing.
+        Reimers & Gurevych, EMNLP 2019), which learns from fewer rows with the default encoder. ``"auto"`` is ``"bi"`` for up
+        to 5,000 training rows and ``"cross"`` for more, a rule made with the default encoder. On MultiNLI it was 2 points
+        behind plain fine-tuning at 5,000 rows, and 7 with a larger encoder at 1,280: try ``"cross"`` there, with
+        ``weight_interpolation=1.0``. Folds have fewer rows than the whole, so name the form in a search of so many. Without
+        pairs it changes nothing.
     max_length : int, default=128
         Most tokens a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
         cut.

@@ -468,14 +468,14 @@ def test_report_is_deterministic_and_complete(modules, tmp_path, monkeypatch, ca
     assert "inference, 64: all methods; all seeds" in text
     for name in ("adapted", "meta", "mix", "single"):
         assert report.NAMES[name] in text
-    assert "of `python benchmarks/few_shot.py` (encoder" in text
+    assert "of `python benchmarks/few_shot.py --model m` (encoder m)" in text and "Note:" not in text
     for path in (tmp_path / "cells").glob("*.json"):
         cell = json.loads(path.read_text())
-        path.write_text(json.dumps({**cell, "settings": {**cell["settings"], "meta_epochs": 66}}))
+        settings = {**cell["settings"], "meta_epochs": 66, "model": report.DEFAULT_MODEL}
+        path.write_text(json.dumps({**cell, "settings": settings, "note": "slow"}))
     assert report.main(["--cells", str(tmp_path / "cells"), "--name", "longer", "--no-figure"]) == 0
-    assert (
-        "of `python benchmarks/few_shot.py --meta-epochs 66` (encoder" in (tmp_path / "results/longer.md").read_text()
-    )
+    text = (tmp_path / "results" / "longer.md").read_text()
+    assert "of `python benchmarks/few_shot.py --meta-epochs 66` (encoder" in text and text.count("Note: slow.") == 1
     capsys.readouterr()
     assert report.main(["--cells", str(tmp_path / "nothing")]) == 1
 
