@@ -48,7 +48,7 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- few shots: python benchmarks/readme_table.py --write -->\n", "<!-- end of few shots -->"
 
 
-def short_table(folder: Path, seeds: list[int]) -> str:
+def short_table(folder: Path, seeds: list[int], columns: list[tuple[str, ...]] | None = None) -> str:
     """Markdown; mean accuracy over seeds and half of its 95% t interval, both in percent.
 
     A method of which cells are missing has no figure, a column in which ours has none is left out; both are told below.
@@ -59,9 +59,9 @@ def short_table(folder: Path, seeds: list[int]) -> str:
         If there is no column.
     """
     scores, _ = report.read(folder)
-    columns = [report.Column(*column) for column in COLUMNS]
-    missing = {column: lacking(scores, column, seeds) for column in columns}
-    shown = [column for column in columns if OURS not in missing[column]]
+    given = [report.Column(*column) for column in columns or COLUMNS]
+    missing = {column: lacking(scores, column, seeds) for column in given}
+    shown = [column for column in given if OURS not in missing[column]]
     if not shown:
         raise ValueError(f"{folder} lacks cells of {few_shot.NAMES[OURS]!r} in every column: {missing}")
     lines = []
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     options = few_shot.arguments(["--threads", "1", "--jobs", str(cpu_count()), "--cells", str(folder)])
     if few_shot.run(cells, options):
         return 1
-    print(short_table(folder, args.seeds))
+    print(short_table(folder, args.seeds, FEWER_COLUMNS))
     if lines := agreement(folder):
         print("Against the committed cells:", *lines, sep="\n")
     return 0
