@@ -642,7 +642,9 @@ def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) ->
 def compare(then: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], int]:
     """What to say of two runs of a cell, and how many of its names differ.
 
-    On one machine no answer may; on two the accuracy may, within the 95% interval that its number of test rows gives it.
+    On one machine no answer may; on two the accuracy may, within the 95% interval that its number of test rows gives it. (An
+    interval by the changed answers, as McNemar's, takes them to change one by one; but another rounding makes another run of
+    training, whose answers change together.)
     """
     there = then["machine"] != now["machine"]
     said, differ = [], 0
