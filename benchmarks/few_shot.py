@@ -640,12 +640,7 @@ def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) ->
 
 
 def compare(then: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], int]:
-    """What to say of two runs of a cell, and how many of its names differ.
-
-    On one machine no answer may; on two the accuracy may, within the 95% interval that its number of test rows gives it. (An
-    interval by the changed answers, as McNemar's, takes them to change one by one; but another rounding makes another run of
-    training, whose answers change together.)
-    """
+    """What to say of two runs of a cell, and how many of its names differ: in any answer, or in accuracy on another machine."""
     there = then["machine"] != now["machine"]
     said, differ = [], 0
     for name in now["results"]:
@@ -654,7 +649,7 @@ def compare(then: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], int]:
         if not changed:
             said.append(f"{name} the same, to the last row")
             continue
-        points, within = 100 * (new - old).mean(), 196 * math.sqrt(old.mean() * (1 - old.mean()) / len(old))
+        points, within = 100 * (new - old).mean(), 196 * math.sqrt(changed) / len(old)  # as in McNemar's test
         agrees = there and abs(points) <= within
         differ += not agrees
         word = "agrees within its interval" if agrees else "DIFFERENT"
@@ -679,8 +674,12 @@ def verify(args: argparse.Namespace, cells: list[Cell], common: dict[str, Any]) 
 
 
 def against(folder: Path, other: Path) -> int:
-    """Compare the cells of one name in two folders, and print it; 1 if there are none to compare."""
-    rows = []
+    """Compare the cells of one name in two folders, and print it; 1 if there are none to compare.
+
+    Counted by two intervals: by the changed answers, which another training run changes together, so that more than 5% are
+    outside; and that of the accuracy itself, by its number of test rows.
+    """
+    differ, points, beyond = 0, [], 0
     for path in sorted(folder.glob("*.json")):
         if not (other / path.name).exists():
             continue
@@ -689,16 +688,20 @@ def against(folder: Path, other: Path) -> int:
             print(f"{path.stem}: of other training or test rows")
             continue
         said, count = compare(then, now)
+        differ += count
         print(f"{path.stem}: {'; '.join(said)}")
-        mean = [[np.mean(list(c["results"][n]["accuracy"].values())) for n in now["results"]] for c in (now, then)]
-        rows.append((len(said), count, float(100 * (np.array(mean[0]) - mean[1]).mean())))
-    if not rows:
+        for name in now["results"]:
+            old, new = ("".join(c["results"][name]["correct"].values()) for c in (then, now))
+            share, n = old.count("1") / len(old), len(old)
+            points.append(100 * (new.count("1") / n - share))
+            beyond += abs(points[-1]) > 196 * math.sqrt(share * (1 - share) / n)
+    if not points:
         print(f"{folder} and {other} have no cells of one name and of the same rows", file=sys.stderr)
         return 1
-    results, outside, points = np.array(rows).T
     print(
-        f"{results.sum():.0f} results, of which {outside.sum():.0f} differ by more than the 95% interval of their test rows; "
-        f"the mean difference is {points.mean():+.2f} points (standard deviation {points.std():.2f})"
+        f"{len(points)} results: {differ} differ by more than the interval of their changed answers, {beyond} by more than the "
+        f"95% interval of their test rows; the mean difference is {np.mean(points):+.2f} points (standard deviation "
+        f"{np.std(points):.2f})"
     )
     return 0
 

@@ -207,20 +207,19 @@ def test_cells_of_two_machines_are_compared(bench, tmp_path, capsys):
     cell = {**json.loads(path.read_text()), "machine": "another"}
     bits = cell["results"]["mix"]["correct"]
     n, right = sum(map(len, bits.values())), sum(b.count("1") for b in bits.values())
-    told = []
     for flips in (1, len(bits["books"])):  # of one domain's answers
         flipped = "".join("1" if b == "0" else "0" for b in bits["books"][:flips]) + bits["books"][flips:]
         path.write_text(
             json.dumps({**cell, "results": {"mix": {**cell["results"]["mix"], "correct": {**bits, "books": flipped}}}})
         )
         assert bench("--against", str(other), methods=("mix",))[0] == 0
-        there = right - bits["books"].count("1") + flipped.count("1")
-        within = 196 * (there / n * (1 - there / n) / n) ** 0.5
-        told.append(capsys.readouterr().out)
-        agrees = abs(100 * (right - there) / n) <= within
-        assert f"{flips} of {n} answers, {100 * (right - there) / n:+.2f} points, interval ± {within:.2f}" in told[-1]
-        assert ("agrees within its interval" in told[-1]) == agrees
-        assert f"of which {int(not agrees)} differ" in told[-1]
+        out, there = capsys.readouterr().out, right - bits["books"].count("1") + flipped.count("1")
+        points, within = 100 * (right - there) / n, 196 * flips**0.5 / n
+        assert f"{flips} of {n} answers, {points:+.2f} points, interval ± {within:.2f}" in out
+        assert ("agrees within its interval" in out) == (abs(points) <= within)
+        beyond = abs(points) > 196 * (there / n * (1 - there / n) / n) ** 0.5
+        assert f"1 results: {int(abs(points) > within)} differ by more than the interval of their changed" in out
+        assert f"{int(beyond)} by more than the 95% interval of their test rows" in out
     path.write_text(json.dumps({**cell, "train_hash": "other"}))
     assert bench("--against", str(other), methods=("mix",))[0] == 1
     assert "amazon-8-mix-0: of other training or test rows" in capsys.readouterr().out
