@@ -29,6 +29,21 @@ from transformers import (
 
 from skmft import MetaFineTunedClassifier
 
+
+def pytest_report_header():
+    """Which products this processor ran: what passes with one kind of bfloat16 may fail with another."""
+    cpu = torch.cpu
+    kinds = {
+        "AMX": "_is_amx_tile_supported",
+        "AVX512-BF16": "_is_avx512_bf16_supported",
+        "AVX512": "_is_avx512_supported",
+        "AVX2": "_is_avx2_supported",
+    }
+    found = [kind for kind, check in kinds.items() if getattr(cpu, check, lambda: False)()]
+    native = "native" if {"AMX", "AVX512-BF16"} & set(found) else "emulated"
+    return f"processor: {', '.join(found) or 'no vector units known to torch'}; bfloat16 on the CPU: {native}"
+
+
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")
 

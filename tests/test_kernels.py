@@ -5,7 +5,6 @@ import torch
 from conftest import FAMILIES, make_texts
 from torch.nn import functional as F
 
-from skmft import kernels
 from skmft.encoding import tokenize
 from skmft.kernels import FastBfloat16, attention, dropout
 from skmft.networks import find_encoder, load_encoder, load_tokenizer, pool
@@ -186,44 +185,3 @@ def test_every_family_agrees_with_float32(tiny_models, family):
     exact, low = run(torch.float32), run(torch.bfloat16)
     for a, b in zip(exact, low):
         assert F.cosine_similarity(a.flatten(), b.float().flatten(), dim=0) > 0.999
-
-
-@pytest.mark.skipif(not kernels._CAN_LAY_OUT, reason="this CPU or torch has no layout of bfloat16 weights")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("gradients", [torch.no_grad, torch.inference_mode])
-def test_weights_laid_out_once_give_the_same_bits(bias, gradients):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        layers = [
-            torch.nn.Linear(width, out, bias=bias) for width, out in ((384, 384), (384, 1536), (1536, 384), (30, 7))
-        ]
-        for p in (p for layer in layers for p in layer.parameters()):
-            p.normal_(generator=generator)
-    shapes = [(1, 1), (1, 7), (3, 5), (16, 128), (100, 20), (1, 512)]
-    for layer in layers:
-        inputs = [torch.randn(*shape, layer.in_features, generator=generator) for shape in shapes]
-        inputs += [x.to(torch.bfloat16) for x in inputs] + [inputs[3].transpose(0, 1), inputs[3][0]]
-        with gradients(), torch.autocast("cpu", dtype=torch.bfloat16):
-            expected = [layer(x) for x in inputs]
-            with FastBfloat16() as mode:
-                found = [layer(x) for x in inputs]
-        assert len(mode._laid_out) == 1 and None not in mode._laid_out.values()
-        assert all(f.dtype == torch.bfloat16 and torch.equal(f, e) for f, e in zip(found, expected, strict=True))
-
-
-def test_weights_are_laid_out_only_where_they_stay_as_they_are():
-    layer = torch.nn.Linear(8, 8)
-    x = torch.randn(2, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16), FastBfloat16() as mode:
-        for _ in range(3):
-            layer(x).sum().backward()
-        with torch.no_grad():
-            torch.nn.functional.linear(x, layer.weight * 2)
-    assert not mode._laid_out
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), FastBfloat16():
-        layer(x), layer(x)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        layer.weight.mul_(3)
-        expected = layer(x)
-        with FastBfloat16():
-            assert torch.equal(layer(x), expected) and torch.equal(layer(x), expected)
