@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .inputs import column_names, order_columns
+from ._inputs.texts import column_names, order_columns
 from .metrics import _by_domain
 
 __all__ = [
@@ -640,7 +640,7 @@ class EmbeddingDisplay(_Display):
         EmbeddingDisplay
             Drawn; the first of its axes is in ``ax_``.
         """
-        return cls(clf._embed_pretrained(X), clf.transform(X), y, domains).plot(ax)
+        return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
 
     def plot(self, ax: Any = None) -> EmbeddingDisplay:
         """Draw onto four axes, or onto new ones.
@@ -715,7 +715,7 @@ def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd
     ValueError
         As `MetaFineTunedClassifier.typicality`.
     """
-    from .inputs import read_texts
+    from ._inputs.texts import read_texts
 
     X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
     texts, column, _ = read_texts(X, clf.domain_column)
@@ -723,7 +723,7 @@ def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike) -> pd
     passed = {"domains": names} if column is None else {}
     t = clf.typicality(X, y, **passed)
     labels = np.asarray(y)
-    embeddings = clf._embed_pretrained(X)
+    embeddings = clf.transform(X, pretrained=True)
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     unit = prototypes / np.linalg.norm(prototypes, axis=-1, keepdims=True)

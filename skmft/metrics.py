@@ -19,7 +19,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from .inputs import column_names, kind_of
+from ._inputs.domains import kind_of
+from ._inputs.texts import column_names
 
 __all__ = [
     "DomainScorer",

@@ -13,7 +13,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
-from .inputs import _as_list, column_names
+from ._inputs.texts import as_list, column_names
 from .metrics import _as_given, _check_domains
 
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
@@ -36,7 +36,7 @@ class _DomainSplitter(BaseCrossValidator):
         ways = {"domains": domains, "groups": groups}
         if self.domain_column is not None and self.domain_column in (column_names(X) or []):
             values = X[self.domain_column]
-            ways["domain_column"] = values if isinstance(X, pd.DataFrame) else np.array(_as_list(values), dtype=object)
+            ways["domain_column"] = values if isinstance(X, pd.DataFrame) else np.array(as_list(values), dtype=object)
         given = {name: value for name, value in ways.items() if value is not None}
         owner = type(self).__name__
         if len(given) != 1:

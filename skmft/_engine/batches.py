@@ -1,18 +1,18 @@
-"""The rows of a training stage, and the order of their batches."""
+"""The rows of a training, and the order of their batches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .encoding import TokenizedTexts, bucketed_batches
+from .tokens import TokenizedTexts, bucketed_batches
 
-Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], NDArray[Any]]
+Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], np.ndarray]
+Column = np.ndarray | Redraw
 
 
 class TrainingRows(torch.utils.data.Dataset):
@@ -24,10 +24,9 @@ class TrainingRows(torch.utils.data.Dataset):
     y : ndarray of int, shape (n_rows,)
     weight : ndarray, shape (n_rows,)
         Loss weights of mean 1.
-    columns : mapping of str to ndarray of int, optional
-        Further columns of every batch.
-    redraw : mapping of str to callable, optional
-        Columns drawn anew each epoch by ``redraw[name](batches, rng)``.
+    columns : mapping of str to ndarray or callable, optional
+        Further columns of every batch, integer or float, the first axis being the rows. A callable is asked anew each epoch:
+        ``column(batches, rng)`` with the row numbers of every batch and a generator.
     """
 
     def __init__(
@@ -35,12 +34,12 @@ class TrainingRows(torch.utils.data.Dataset):
         texts: TokenizedTexts,
         y: NDArray[np.int64],
         weight: NDArray[np.float64],
-        columns: Mapping[str, NDArray[np.int64]] | None = None,
-        redraw: Mapping[str, Redraw] | None = None,
+        columns: Mapping[str, Column] | None = None,
     ) -> None:
         self.texts, self.y = texts, y
-        self.columns: dict[str, NDArray[Any]] = {"weight": weight.astype(np.float32), **(columns or {})}
-        self.redraw = dict(redraw or {})
+        self.columns: dict[str, Column] = {"weight": weight.astype(np.float32)}
+        for name, column in (columns or {}).items():
+            self.columns[name] = column if callable(column) else _checked(name, column, len(y))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -48,6 +47,16 @@ class TrainingRows(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         rows = np.array([i])
         return self.texts.batch(rows), torch.from_numpy(self.y[rows])
+
+
+def _checked(name: str, column: np.ndarray, n_rows: int) -> np.ndarray:
+    """A column of numbers, floats as float32."""
+    column = np.asarray(column)
+    if column.shape[:1] != (n_rows,) or column.dtype.kind not in "biuf":
+        raise ValueError(
+            f"columns: {name!r} is {column.dtype} of shape {column.shape}; expected numbers, {n_rows} rows on the first axis."
+        )
+    return column.astype(np.float32) if column.dtype.kind == "f" else column
 
 
 class BucketedIterator:
@@ -70,8 +79,10 @@ class BucketedIterator:
         draws = np.random.default_rng([self.seed, self.epoch, 1])
         self.epoch += 1
         batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
-        columns: dict[str, NDArray[Any]] = dict(data.columns)
-        columns.update({name: draw(batches, draws) for name, draw in data.redraw.items()})
+        columns = {
+            name: _checked(name, c(batches, draws), len(data.y)) if callable(c) else c
+            for name, c in data.columns.items()
+        }
         for rows in batches:
             batch = data.texts.batch(rows)
             batch.update({name: torch.from_numpy(v[rows]) for name, v in columns.items()})

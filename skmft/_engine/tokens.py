@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_memory
+
+from .cache import RowStore
 
 Text = str | tuple[str, str]
 
 _ROWS_A_CALL = 4096  # bounds the Python lists that the tokenizer returns
-CHUNK_ROWS = 32_768  # embedded, or looked up in the user's memory, at a time
-_MOST_BYTES_IN_MEMORY = 256 * 2**20  # of embeddings; more go to a temporary file
+_CHUNK_ROWS = 32_768  # looked up in the user's memory at a time
 _BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many batches
 
 
@@ -36,11 +31,11 @@ class TokenizedTexts:
     offsets : ndarray of int64, shape (n_texts + 1,)
         Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
     type_ids : ndarray of int8, shape (n_tokens,), or None
-        Which text of a pair every token is of (0 or 1), for models that have token types and where the texts are apart.
+        Which text of a pair every token is of (0 or 1), for models that have token types and where they are encoded separately.
     pad_id : int
         Id that fills the end of shorter rows of a batch.
-    apart : bool, default=False
-        Whether the texts of a pair were tokenized each for itself, special tokens included, to be encoded apart.
+    bi_encoded : bool, default=False
+        Whether the texts of a pair were tokenized each by itself, special tokens included, to be encoded separately.
     """
 
     def __init__(
@@ -49,9 +44,9 @@ class TokenizedTexts:
         offsets: NDArray[np.int64],
         type_ids: NDArray[np.int8] | None,
         pad_id: int,
-        apart: bool = False,
+        bi_encoded: bool = False,
     ) -> None:
-        self.ids, self.offsets, self.type_ids, self.pad_id, self.apart = ids, offsets, type_ids, pad_id, apart
+        self.ids, self.offsets, self.type_ids, self.pad_id, self.bi_encoded = ids, offsets, type_ids, pad_id, bi_encoded
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -86,7 +81,7 @@ class TokenizedTexts:
         position = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         position += np.arange(offsets[-1])
         types = None if self.type_ids is None else self.type_ids[position]
-        return TokenizedTexts(self.ids[position], offsets, types, self.pad_id, self.apart)
+        return TokenizedTexts(self.ids[position], offsets, types, self.pad_id, self.bi_encoded)
 
     def row(self, i: int) -> NDArray[np.int32]:
         """Text i: its ids, or ids and token types, shape (n,) or (2, n)."""
@@ -94,143 +89,19 @@ class TokenizedTexts:
         return self.ids[piece] if self.type_ids is None else np.stack([self.ids[piece], self.type_ids[piece]])
 
 
-class RowStore:
-    """One array a row, computed once and kept in a file that processes share.
-
-    Parameters
-    ----------
-    memory : str, path, joblib.Memory or None
-        As in scikit-learn's Pipeline; None, or a Memory without a location, keeps nothing.
-    *namespace : str or int
-        What the arrays depend on besides their row's key.
-    """
-
-    def __init__(self, memory: Any, *namespace: Any) -> None:
-        memory = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
-        backend = getattr(memory, "store_backend", None)
-        self.path: Path | None = None
-        if backend is not None:
-            name = hashlib.sha256(json.dumps(namespace, default=int).encode()).hexdigest()[:32]
-            self.path = Path(backend.location) / "skmft" / f"{namespace[0]}-{name}.sqlite"
-
-    def get(
-        self,
-        keys: Sequence[bytes],
-        compute: Callable[[NDArray[np.int64]], Sequence[NDArray[Any]]],
-        dtype: type[np.generic],
-    ) -> list[NDArray[Any]]:
-        """Flat arrays of all keys.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-        compute : callable
-            Takes the positions of keys whose arrays are not there yet (each key once), returns their arrays. Other
-            processes that miss something wait meanwhile, so that nothing is computed twice.
-        dtype : numpy type
-            Of the arrays.
-        """
-        if self.path is None:
-            return list(compute(np.arange(len(keys))))
-        position: dict[bytes, int] = {}
-        for i, key in enumerate(keys):
-            position.setdefault(key, i)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=24 * 3600, isolation_level=None)) as db:
-            db.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, array BLOB) WITHOUT ROWID")
-            found = self._read(db, list(position))
-            if len(found) < len(position):
-                db.execute("BEGIN IMMEDIATE")  # the write lock; closing without commit drops it
-                found |= self._read(db, [key for key in position if key not in found])
-                missing = [key for key in position if key not in found]
-                if missing:
-                    arrays = compute(np.array([position[key] for key in missing]))
-                    new = {key: np.ascontiguousarray(a, dtype).tobytes() for key, a in zip(missing, arrays)}
-                    db.executemany("INSERT INTO arrays VALUES (?, ?)", new.items())
-                    found |= new
-                db.execute("COMMIT")
-        return [np.frombuffer(found[key], dtype) for key in keys]
-
-    @staticmethod
-    def _read(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), 500):
-            some = keys[start : start + 500]
-            places = ", ".join("?" * len(some))
-            found.update(db.execute(f"SELECT key, array FROM arrays WHERE key IN ({places})", some))
-        return found
-
-
-class FloatRows:
-    """Rows of float32 that are written and read block by block: in memory, or in an unnamed temporary file if large.
-
-    The file lies in ``tempfile.gettempdir()`` (environment variable ``TMPDIR``) and is gone when closed. Blocks are read,
-    not mapped, so that only those in use count as memory.
-
-    Parameters
-    ----------
-    n_rows, width : int
-    most_bytes : int, optional
-        Size from which on they go to a file.
-    """
-
-    def __init__(self, n_rows: int, width: int, most_bytes: int = _MOST_BYTES_IN_MEMORY) -> None:
-        self.n_rows, self.width = n_rows, width
-        in_memory = 4 * n_rows * width <= most_bytes
-        self._array = np.empty((n_rows, width), dtype=np.float32) if in_memory else None
-        self._file = None if in_memory else tempfile.TemporaryFile(prefix="skmft-")
-
-    def __enter__(self) -> FloatRows:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, start: int, rows: NDArray[np.float32]) -> None:
-        """Set the rows from `start` on."""
-        if self._file is None:
-            self._array[start : start + len(rows)] = rows  # type: ignore[index]
-        else:
-            self._file.seek(4 * start * self.width)
-            self._file.write(np.ascontiguousarray(rows).data)
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """The rows from `start` to `stop`."""
-        if self._file is None:
-            return self._array[start:stop]  # type: ignore[index]
-        self._file.seek(4 * start * self.width)
-        return np.fromfile(self._file, np.float32, (stop - start) * self.width).reshape(-1, self.width)
-
-    def blocks(self, size: int = 8192) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """All rows in blocks of `size`: their place, and they."""
-        for start in range(0, self.n_rows, size):
-            stop = min(start + size, self.n_rows)
-            yield slice(start, stop), self.read(start, stop)
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows, their numbers rising; only blocks that hold one are read."""
-        size = 8192
-        parts = [self.read(0, 0)]
-        for block in np.unique(rows // size):
-            here = rows[np.searchsorted(rows, block * size) : np.searchsorted(rows, (block + 1) * size)]
-            parts.append(self.read(here[0], here[-1] + 1)[here - here[0]])
-        return np.concatenate(parts)
-
-
 def tokenize_once(
-    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, apart: bool = False
+    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
     """`tokenize`, but each text only once in the life of the store."""
     if store.path is None:
-        return tokenize(tokenizer, texts, max_length, token_types, apart)
-    token_types = token_types or apart
+        return tokenize(tokenizer, texts, max_length, token_types, bi_encoded)
+    token_types = token_types or bi_encoded
     ids, lengths = [], []
-    for start in range(0, len(texts), CHUNK_ROWS):
-        chunk = texts[start : start + CHUNK_ROWS]
+    for start in range(0, len(texts), _CHUNK_ROWS):
+        chunk = texts[start : start + _CHUNK_ROWS]
 
         def compute(rows: NDArray[np.int64], chunk: Sequence[Text] = chunk) -> list[NDArray[np.int32]]:
-            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types, apart)
+            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types, bi_encoded)
             return [tokens.row(i) for i in range(len(tokens))]
 
         keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in chunk]
@@ -243,12 +114,12 @@ def tokenize_once(
         np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
         flat[1].astype(np.int8) if token_types else None,
         tokenizer.pad_token_id,
-        apart,
+        bi_encoded,
     )
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, apart: bool = False
+    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
     """Tokenize texts or pairs, cut to `max_length` tokens, unpadded.
 
@@ -261,8 +132,8 @@ def tokenize(
         Most tokens a row, special tokens included; of a pair that is one row the longer text is cut first.
     token_types : bool
         Whether the model reads token types.
-    apart : bool, default=False
-        Whether to tokenize the texts of a pair each for itself, each of `max_length` tokens at most.
+    bi_encoded : bool, default=False
+        Whether to tokenize the texts of a pair each by itself, each of `max_length` tokens at most.
 
     Returns
     -------
@@ -281,7 +152,7 @@ def tokenize(
             args = [[r[0] for r in rows], [r[1] for r in rows]]
         else:
             args = [list(rows)]
-        calls = [[column] for column in args] if apart else [args]
+        calls = [[column] for column in args] if bi_encoded else [args]
         try:
             encoded = [
                 tokenizer(
@@ -290,7 +161,7 @@ def tokenize(
                     max_length=max_length,
                     padding=False,
                     return_attention_mask=False,
-                    return_token_type_ids=token_types and not apart,
+                    return_token_type_ids=token_types and not bi_encoded,
                 )
                 for call in calls
             ]
@@ -301,7 +172,7 @@ def tokenize(
         sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
         lengths.append(sizes.reshape(len(rows), -1).sum(1))
         ids.append(np.fromiter((t for piece in pieces for t in piece), dtype=np.int32))
-        if apart:
+        if bi_encoded:
             types.append(np.repeat(np.arange(len(pieces)) % 2, sizes).astype(np.int8))
         elif token_types:
             flat = (t for r in encoded[0]["token_type_ids"] for t in r)
@@ -311,7 +182,7 @@ def tokenize(
         np.cumsum(np.concatenate(lengths)),
         np.concatenate(types) if types else None,
         tokenizer.pad_token_id,
-        apart,
+        bi_encoded,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _LONGEST_JSON = 1 << 28  # bytes
 _OURS = {MANIFEST, "README.md", "estimator.json", "arrays.safetensors", "heads.safetensors", "encoder", "domains"}
@@ -77,11 +77,11 @@ def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
         return from_bytes(content)
 
 
-def verified_files(folder: Path) -> dict[str, str]:
-    """Name and sha256 of all files in the folder's manifest, each of them checked."""
+def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
+    """The format, and name and sha256 of all files in the folder's manifest, each of them checked."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        raise PersistenceError(f"{manifest} is missing; expected a folder that MetaFineTunedClassifier.save wrote.")
+        raise PersistenceError(f"{manifest} is missing; expected a folder that save wrote.")
     content = read_json(manifest)
     version = content.get("format")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -111,7 +111,7 @@ def verified_files(folder: Path) -> dict[str, str]:
             name = path.relative_to(folder).as_posix()
             if not path.is_dir() and name not in listed:
                 raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
-    return files
+    return version, files
 
 
 def _is_hub_snapshot(folder: Path) -> bool:

@@ -6,54 +6,8 @@ rows of the same class and domain are neither drawn together nor pushed apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
-
-
-@dataclass(frozen=True)
-class WholeBatch:
-    """The batch that a part is of, so that rows find their partners in all of it.
-
-    Attributes
-    ----------
-    embeddings : Tensor, shape (batch, width)
-        Of all rows, without gradients.
-    y, domain, weight : Tensor, shape (batch,)
-    place : slice
-        The part's rows.
-    share : float
-        Their share of the batch, which the part's loss will be multiplied by.
-    """
-
-    embeddings: torch.Tensor
-    y: torch.Tensor
-    domain: torch.Tensor
-    weight: torch.Tensor
-    place: slice
-    share: float
-
-    def contrastive_loss(self, own: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The loss of the whole batch, in the part's embeddings `own`.
-
-        A part has its rows' whole gradient, not a share of it, so the gradient is divided by the share.
-        """
-        a, b = self.place.start, self.place.stop
-        z = torch.cat([self.embeddings[:a], own, self.embeddings[b:]])
-        loss = contrastive_loss(z, self.y, self.domain, self.weight, temperature)
-        return loss.detach() + (loss - loss.detach()) / self.share
-
-
-def batch_contrastive_loss(
-    embeddings: torch.Tensor, y: torch.Tensor, batch: Mapping[str, torch.Tensor], temperature: float
-) -> torch.Tensor:
-    """`contrastive_loss` of a batch, or of the batch that it is a part of (``batch["whole"]``)."""
-    whole = batch.get("whole")
-    if isinstance(whole, WholeBatch):
-        return whole.contrastive_loss(embeddings, temperature)
-    return contrastive_loss(embeddings, y, batch["domain"], batch["weight"], temperature)
 
 
 def contrastive_loss(

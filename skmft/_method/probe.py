@@ -15,6 +15,13 @@ from sklearn.linear_model import LogisticRegression
 PROBE_ROWS = 2000  # at most; more would only take longer
 
 
+def probe_rows(n_rows: int, seed: int) -> NDArray[np.int64]:
+    """Which of the rows of weight above 0 a linear probe is fitted on: all, or `PROBE_ROWS` of them."""
+    if n_rows <= PROBE_ROWS:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, PROBE_ROWS, replace=False))
+
+
 def linear_probe(
     E: NDArray[np.float32], y: NDArray[np.int64], weight: NDArray[np.float64], n_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

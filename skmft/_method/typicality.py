@@ -214,15 +214,3 @@ def typicality(own: ArrayLike, cross: ArrayLike, balance: float = 0.5) -> Array:
     own, cross = np.asarray(own, dtype=np.float64), np.asarray(cross, dtype=np.float64)
     t = balance * own + (1 - balance) * cross
     return np.where(np.isnan(cross), own, np.where(np.isnan(own), cross, t))
-
-
-def normalized_weights(t: ArrayLike, *factors: ArrayLike) -> Array:
-    """Product of t and other factors, each of shape (n_rows,), scaled to mean 1; negatives count as 0.
-
-    Where it is 0 everywhere (no row is typical at all), t does not count.
-    """
-    product = np.prod([np.clip(np.asarray(f, dtype=np.float64), 0.0, None) for f in (t, *factors)], axis=0)
-    mean = product.mean()
-    if mean > 0:
-        return product / mean
-    return normalized_weights(*factors) if factors else np.ones_like(product)

@@ -17,22 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from .networks import Encoder, TextClassifier, with_tensors
+from .._engine.encoder import Encoder
+from .._engine.model import TextClassifier, with_tensors
 
 Tensors = Mapping[str, torch.Tensor]
+LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfig
 
-A, B = ".lora_A", ".lora_B"
+LORA_A, LORA_B = ".lora_A", ".lora_B"
+LORA_DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": None}
 # Query and value projections by the names that encoders give them; ModernBERT has one layer for query, key and value.
 _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "Wqkv"}
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Shape of the adapters; names as in MetaFineTunedClassifier, less ``lora_``."""
-
-    rank: int
-    alpha: float
-    target_modules: str | Sequence[str] | None = None
 
 
 def require_peft() -> Any:
@@ -55,7 +49,7 @@ def default_targets(encoder: Encoder) -> str | list[str]:
     return sorted(leaves & _QUERY_VALUE) or "all-linear"
 
 
-def add_adapters(encoder: Encoder, settings: LoraSettings) -> None:
+def add_adapters(encoder: Encoder, given: LoraParams) -> None:
     """Put peft's adapters beside linear layers, in place: A drawn from torch's generator, B zero; only they are trained.
 
     Raises
@@ -63,36 +57,65 @@ def add_adapters(encoder: Encoder, settings: LoraSettings) -> None:
     ImportError
         Without peft.
     ValueError
-        If ``target_modules`` names no layer, or one that is not linear.
+        If ``target_modules`` names no layer, or one that is not linear; or if the configuration is not of plain low-rank
+        adapters.
     """
-    peft = require_peft()
-    given = settings.target_modules
-    targets = default_targets(encoder) if given is None else given if isinstance(given, str) else list(given)
+    config = _config(given, encoder)
+    targets = config.target_modules
     linear = [name for name, m in encoder.named_modules() if isinstance(m, nn.Linear)]
-    wanted = [] if isinstance(targets, str) else targets
-    missing = [t for t in wanted if not any(f".{name}".endswith(f".{t}") for name in linear)]
+    missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in linear)]
     try:
-        if missing:
-            raise ValueError(f"no linear layer is named {missing[0]!r}")
-        config = peft.LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
-        peft.inject_adapter_in_model(config, encoder)
+        if missing and not isinstance(targets, str):
+            raise ValueError(f"no linear layer is named {sorted(missing)[0]!r}")
+        require_peft().inject_adapter_in_model(config, encoder)
         if odd := [name for name, layer in _trained(encoder) if not isinstance(layer.get_base_layer(), nn.Linear)]:
             raise ValueError(f"{odd[0]!r} is not linear")
     except (ValueError, re.error) as error:
         raise ValueError(
-            f"lora_target_modules={given!r}: {str(error).splitlines()[0]}; expected None, 'all-linear', names of linear "
-            f"layers such as {sorted({name.rpartition('.')[2] for name in linear})}, or a regular expression of full names "
-            f"such as {linear[0]!r}."
+            f"lora_config={given!r}: {str(error).splitlines()[0]}; expected target_modules of None, 'all-linear', names of "
+            f"linear layers such as {sorted({name.rpartition('.')[2] for name in linear})}, or a regular expression of full "
+            f"names such as {linear[0]!r}."
         ) from error
 
 
-def check_settings(encoder: Encoder, settings: LoraSettings) -> None:
+def _config(given: LoraParams, encoder: Encoder) -> Any:
+    """Peft's configuration, its target modules filled in."""
+    peft = require_peft()
+    if isinstance(given, peft.LoraConfig):
+        config = copy.deepcopy(given)
+    else:
+        try:
+            config = peft.LoraConfig(**{**LORA_DEFAULTS, **(given or {})})
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"lora_config={given!r}: {error}; expected None, a dict of what peft.LoraConfig takes, such as "
+                f"{LORA_DEFAULTS}, or a LoraConfig."
+            ) from error
+    kept = peft.LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        target_modules=config.target_modules,
+        init_lora_weights=config.init_lora_weights,
+    )
+    if odd := sorted(n for n, v in vars(kept).items() if n not in ("target_modules",) and v != getattr(config, n)):
+        raise ValueError(
+            f"lora_config sets {odd}; a domain's adapters are kept as plain low-rank matrices, which r, lora_alpha, "
+            "lora_dropout, use_rslora, init_lora_weights and target_modules describe. Leave the others out."
+        )
+    if config.target_modules is None:
+        config.target_modules = default_targets(encoder)
+    return config
+
+
+def check_settings(encoder: Encoder, given: LoraParams) -> None:
     """Raise what `add_adapters` would raise, on a copy without weights."""
     tensors = (*encoder.parameters(), *encoder.buffers())
     empty: dict[int, Any] = {
         id(t): nn.Parameter(t.to("meta"), False) if isinstance(t, nn.Parameter) else t for t in tensors
     }
-    add_adapters(copy.deepcopy(encoder, memo=empty), settings)
+    add_adapters(copy.deepcopy(encoder, memo=empty), given)
 
 
 def _trained(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -107,22 +130,22 @@ def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     out = {}
     for name, layer in _trained(module):
         [key] = layer.lora_A
-        out[name + A] = layer.lora_A[key].weight.detach().cpu().clone()
-        out[name + B] = (layer.lora_B[key].weight.detach() * layer.scaling[key]).cpu()
+        out[name + LORA_A] = layer.lora_A[key].weight.detach().cpu().clone()
+        out[name + LORA_B] = (layer.lora_B[key].weight.detach() * layer.scaling[key]).cpu()
     return out
 
 
 def adapted_layers(tensors: Tensors) -> list[str]:
     """Names of the layers that a domain's tensors have adapters for."""
-    return [name.removesuffix(A) for name in tensors if name.endswith(A)]
+    return [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
 
 
 def merged(module: nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
     """A domain's tensors in the names of `module`: every pair A, B becomes the weight W + B A of its layer."""
-    out = {name: tensor for name, tensor in tensors.items() if not name.endswith((A, B))}
+    out = {name: tensor for name, tensor in tensors.items() if not name.endswith((LORA_A, LORA_B))}
     for name in adapted_layers(tensors):
         weight = module.get_parameter(f"{name}.weight").detach()
-        out[f"{name}.weight"] = weight + (tensors[name + B] @ tensors[name + A]).to(weight.device)
+        out[f"{name}.weight"] = weight + (tensors[name + LORA_B] @ tensors[name + LORA_A]).to(weight.device)
     return out
 
 
@@ -138,7 +161,7 @@ class _Batch:
     """The batch that is on its way through the network: which model answers each row, and which tokens it has."""
 
     model: Any = None
-    shape: Any = None  # rows, tokens; where the texts of pairs are encoded apart, twice the rows, and None
+    shape: Any = None  # rows, tokens; where the texts of pairs are encoded separately, twice the rows, and None
 
     def holds(self, x: torch.Tensor) -> bool:
         """Whether x has the rows and tokens of this batch."""
@@ -208,13 +231,13 @@ def rowwise_logits(module: TextClassifier, models: Sequence[Tensors]) -> Callabl
     device = head.weight.device
     for name in dict.fromkeys(layer for tensors in models for layer in adapted_layers(tensors)):
         base: Any = module.get_submodule(name)
-        rank = max(len(t[name + A]) for t in models if name + A in t)
+        rank = max(len(t[name + LORA_A]) for t in models if name + LORA_A in t)
         down = torch.zeros(len(models), base.in_features, rank, device=device)
         up = torch.zeros(len(models), rank, base.out_features, device=device)
         for i, t in enumerate(models):
-            if name + A in t:
-                own = len(t[name + A])  # a smaller rank leaves zeros
-                down[i, :, :own], up[i, :own] = t[name + A].T, t[name + B].T
+            if name + LORA_A in t:
+                own = len(t[name + LORA_A])  # a smaller rank leaves zeros
+                down[i, :, :own], up[i, :own] = t[name + LORA_A].T, t[name + LORA_B].T
         twin.set_submodule(name, RowwiseLinear(base, down, up, batch))
     weight, bias = (
         torch.stack([t.get(f"label_head.{n}", getattr(head, n)).to(device) for t in models]).detach()
@@ -224,7 +247,7 @@ def rowwise_logits(module: TextClassifier, models: Sequence[Tensors]) -> Callabl
 
     def logits(model: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         shape = inputs["input_ids"].shape
-        batch.model, batch.shape = model, (2 * shape[0], None) if module.apart else shape
+        batch.model, batch.shape = model, (2 * shape[0], None) if module.bi_encoded else shape
         return twin.label_logits(**inputs)
 
     return logits

@@ -1,0 +1,53 @@
+"""A fitted classifier as plain data: what saving, loading and export get in place of the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .._engine.encoder import EncoderSource
+from .._engine.model import TextClassifier
+
+STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
+
+
+@dataclass(frozen=True)
+class FittedState:
+    """What `fit` and `adapt` have left; names as those of the fitted attributes, less the underscore.
+
+    Attributes
+    ----------
+    class_name : str
+    params : dict
+        Parameters of the constructor.
+    settings : dict
+        Those of them that the fitted model depends on, as they were in fit: ``max_length``, ``n_prototypes``, ``pooling``.
+    arrays : dict of str to ndarray
+        The fitted attributes of stage 1, where there was one.
+    unknown : {"model", "mean"}
+        What answers a row whose domain is not known.
+    """
+
+    class_name: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    classes: NDArray[Any]
+    domains: NDArray[Any]
+    class_counts: NDArray[np.int64]
+    arrays: dict[str, NDArray[np.float64]]
+    history: list[dict[str, Any]]
+    meta_learner: TextClassifier
+    tokenizer: Any
+    adapted_weights: Mapping[Any, Mapping[str, torch.Tensor]]
+    encoder_source: EncoderSource
+    is_pair: bool
+    pair_encoding: str | None
+    seed: int
+    unknown: str
+    n_features_in: int | None
+    feature_names_in: list[Hashable] | None
