@@ -45,17 +45,7 @@ class RowStore:
         compute: Callable[[NDArray[np.int64]], Sequence[np.ndarray]],
         dtype: type[np.generic],
     ) -> list[np.ndarray]:
-        """Flat arrays of all keys.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-        compute : callable
-            Takes the positions of keys whose arrays are not there yet (each key once), returns their arrays. Other
-            processes that miss something wait meanwhile, so that nothing is computed twice.
-        dtype : numpy type
-            Of the arrays.
-        """
+        """Flat arrays of all keys."""
         if self.path is None:
             return list(compute(np.arange(len(keys))))
         position: dict[bytes, int] = {}

@@ -48,15 +48,7 @@ class Processes:
 
     @classmethod
     def join(cls, device: str) -> Processes:
-        """Join those that ``accelerate launch`` or torchrun started; without either, stay alone.
-
-        Raises
-        ------
-        ImportError
-            Without the package accelerate (extra ``skmft[distributed]``).
-        RuntimeError
-            If several processes were started that cannot be joined.
-        """
+        """Join those that ``accelerate launch`` or torchrun started; without either, stay alone."""
         try:
             from accelerate import PartialState
         except ImportError as error:

@@ -66,25 +66,7 @@ class EncoderSource:
 
 
 def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
-    """Find the folder of an encoder: a local path, an installed package, or the hub.
-
-    Parameters
-    ----------
-    name : str
-        Local folder, or Hugging Face model name.
-    revision : str, optional
-        Commit to take from the hub; the main branch by default.
-
-    Returns
-    -------
-    EncoderSource
-
-    Raises
-    ------
-    ValueError
-        If nothing is found (the message lists what was tried), if the folder has no safetensors weights,
-        or if a packaged encoder's weights do not have the published sha256.
-    """
+    """Find the folder of an encoder: a local path, an installed package, or the hub."""
     tried = [f"the local folder {name!r}"]
     expected = None
     folder = Path(name).expanduser()
@@ -195,20 +177,6 @@ def load_encoder(source: EncoderSource) -> Encoder:
 
     Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
     a third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
-
-    Parameters
-    ----------
-    source : EncoderSource
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        In evaluation mode, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the file lacks weights of the encoder, which would be drawn at random in their place.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -237,23 +205,7 @@ def load_encoder(source: EncoderSource) -> Encoder:
 
 
 def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
-    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix.
-
-    Parameters
-    ----------
-    source : EncoderSource
-    max_length : int
-        Tokens a row that will be asked for.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
-
-    Raises
-    ------
-    ValueError
-        If the encoder has fewer positions than `max_length`.
-    """
+    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix."""
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet():

@@ -72,13 +72,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is the current CUDA device where there is one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If torch does not know the device or cannot use it here.
-    """
+    """``"auto"`` is the current CUDA device where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -121,29 +121,7 @@ def tokenize_once(
 def tokenize(
     tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
-    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded.
-
-    Parameters
-    ----------
-    tokenizer : transformers.PreTrainedTokenizerBase
-    texts : sequence of str or of (str, str)
-        Read in slices.
-    max_length : int
-        Most tokens a row, special tokens included; of a pair that is one row the longer text is cut first.
-    token_types : bool
-        Whether the model reads token types.
-    bi_encoded : bool, default=False
-        Whether to tokenize the texts of a pair each by itself, each of `max_length` tokens at most.
-
-    Returns
-    -------
-    TokenizedTexts
-
-    Raises
-    ------
-    ValueError
-        If a text has a lone surrogate, which no tokenizer takes; the message names the row.
-    """
+    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded."""
     ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]
     for start in range(0, len(texts), _ROWS_A_CALL):
         rows = texts[start : start + _ROWS_A_CALL]
@@ -193,17 +171,6 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
     with 15% of jitter (so that small data sets do not see the same batches every epoch), cut into
     batches, and the batches shuffled. Every row comes once. All batches are of one size, but for a row, so that
     no row weighs more in its batch's mean than others do in theirs.
-
-    Parameters
-    ----------
-    lengths : ndarray, shape (n_rows,)
-    batch_size : int
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    list of ndarray
-        Row numbers of every batch, of at most `batch_size` rows; as many batches as without evening out.
     """
     order = rng.permutation(len(lengths))
     jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))
@@ -218,19 +185,7 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
 
 
 def sorted_batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Batches for inference: rows from longest to shortest, so that little is padding, as many as `max_tokens` hold.
-
-    Parameters
-    ----------
-    lengths : ndarray, shape (n_rows,)
-    max_tokens : int
-        Most tokens a batch, padding included; a longer row is a batch of its own.
-
-    Yields
-    ------
-    ndarray
-        Row numbers of a batch.
-    """
+    """Batches for inference: rows from longest to shortest, so that little is padding, as many as `max_tokens` hold."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -171,36 +171,7 @@ def fine_tune(
     seed: int,
     description: str = "",
 ) -> list[dict[str, float]]:
-    """Train a module on rows, in place.
-
-    Parameters
-    ----------
-    module : TextClassifier
-    rows : TrainingRows
-    terms : callable
-        What is minimised; see `FineTuningNet`.
-    settings : TrainingSettings
-    runtime : Runtime
-    epochs : int
-    seed : int
-        Of the order, the redrawn columns and dropout.
-    description : str
-        Label of the progress bar, which shows where ``runtime.verbose > 0``; none if empty.
-
-    Returns
-    -------
-    list of dict
-        Per epoch: each term averaged over rows, the last learning rate, seconds.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If a batch does not fit in memory.
-    KeyboardInterrupt
-        If training was interrupted.
-    FloatingPointError
-        If the loss or a trained tensor is no number.
-    """
+    """Train a module on rows, in place."""
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
     processes, device = runtime.processes, runtime.device

@@ -24,28 +24,7 @@ def read_domains(
     allow_missing: bool,
     argument: str = "domains",
 ) -> NDArray[Any] | None:
-    """Domain of every row, shape (n_rows,), or None where none are given.
-
-    Parameters
-    ----------
-    domains : array-like, scalar or None
-        The argument; a scalar stands for all rows.
-    from_column : ndarray or None
-        Values of the domain column of X.
-    X : object
-        For the error where the column is missing.
-    n_rows : int
-    domain_column : hashable or None
-    allow_missing : bool
-        Whether None and NaN are allowed (at prediction they mean "not known").
-    argument : str, default="domains"
-        Name of the argument, for errors.
-
-    Raises
-    ------
-    ValueError
-        If domains come twice, are of another length, miss, or are not str, int or bool.
-    """
+    """Domain of every row, shape (n_rows,), or None where none are given."""
     if domains is not None and from_column is not None:
         raise ValueError(f"domains were given twice: by domains= and by domain_column={domain_column!r}; give one.")
     if domains is None and from_column is None:

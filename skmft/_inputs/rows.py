@@ -59,13 +59,7 @@ class LabelledTexts:
 def read_labelled_texts(
     X: Any, y: Any, domains: Any, sample_weight: Any, *, domain_column: Hashable | None, class_weight: ClassWeight
 ) -> LabelledTexts:
-    """Read the arguments of `fit`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument is not as `fit` describes it, or fewer than two classes have a weight above 0.
-    """
+    """Read the arguments of `fit`."""
     texts, column, columns = read_texts(X, domain_column)
     y = read_labels(y, len(texts))
     given = read_domains(domains, column, X, len(texts), domain_column, allow_missing=False)
@@ -165,13 +159,7 @@ def has_two_classes(labels: NDArray[Any]) -> bool:
 
 
 def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
-    """Labels as an array of shape (n_rows,).
-
-    Raises
-    ------
-    ValueError
-        If y is None, of another length, continuous, or has missing values.
-    """
+    """Labels as an array of shape (n_rows,)."""
     if y is None:
         raise ValueError("y is None; this classifier requires y to be passed: one label a row of X.")
     if isinstance(y, Sequence) and not isinstance(y, (str, bytes)):
@@ -191,13 +179,7 @@ def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
 
 
 def read_sample_weight(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
-    """Weights of shape (n_rows,); ones for None.
-
-    Raises
-    ------
-    ValueError
-        If of another length, negative, not finite, or zero everywhere.
-    """
+    """Weights of shape (n_rows,); ones for None."""
     if sample_weight is None:
         return np.ones(n_rows)
     weight = np.asarray(sample_weight, dtype=np.float64)
@@ -219,13 +201,7 @@ def balance_classes(
     sample_weight: NDArray[np.float64],
     classes: NDArray[Any],
 ) -> NDArray[np.float64]:
-    """Class weight of every row, shape (n_rows,), as scikit-learn defines ``class_weight``.
-
-    Raises
-    ------
-    ValueError
-        If a key of the dict is no class, or a weight is negative or not finite.
-    """
+    """Class weight of every row, shape (n_rows,), as scikit-learn defines ``class_weight``."""
     if class_weight is None:
         return np.ones(len(labels))
     if isinstance(class_weight, dict):

@@ -57,29 +57,7 @@ class LazyTexts(Sequence[Text]):
 def read_texts(
     X: Any, domain_column: Hashable | None = None
 ) -> tuple[Sequence[Text], NDArray[Any] | None, list[Hashable] | None]:
-    """Texts or pairs of X, the values of its domain column, and the names of its text columns.
-
-    Parameters
-    ----------
-    X : list, tuple, ndarray, Series or DataFrame; or what is read slice by slice: an Arrow array or table, a Hugging Face
-        dataset or column of one, an array of fixed-width str (so a memory-mapped one), any other sequence
-    domain_column : hashable, optional
-        The column of a DataFrame, dataset or table that names the domain; may be absent from X.
-
-    Returns
-    -------
-    texts : sequence of str or of (str, str)
-        A list, or a `LazyTexts`, whose rows are checked when they are read.
-    domains : ndarray of shape (n_rows,), or None
-        None without such a column.
-    columns : list, or None
-        None where X has no named columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X has another form or no rows, or a row is not text; the message names the row.
-    """
+    """Texts or pairs of X, the values of its domain column, and the names of its text columns."""
     if X is None or isinstance(X, (str, bytes, Mapping, Set)) or not hasattr(X, "__len__") or issparse(X):
         hint = " For one text, pass [text]." if isinstance(X, str) else ""
         hint = " Pass one of its splits." if isinstance(X, Mapping) else hint

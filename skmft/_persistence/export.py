@@ -30,13 +30,7 @@ def _need(package: str, extra: str, purpose: str) -> Any:
 
 
 def module_of(state: FittedState, domain: Any) -> TextClassifier:
-    """The network that answers for a domain (None: the meta-learner), adapters merged, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the domain has no model of its own.
-    """
+    """The network that answers for a domain (None: the meta-learner), adapters merged, on the CPU."""
     tensors: Mapping[str, torch.Tensor] = {}
     if domain is not None:
         if domain not in state.adapted_weights:

@@ -69,18 +69,7 @@ class StoredWeights(Mapping):
 def load(
     class_name: str, check: Callable[[dict[str, Any]], object], recipe: RecipeMaker, path: str | os.PathLike
 ) -> FittedState:
-    """Read a folder.
-
-    Parameters
-    ----------
-    class_name : str
-        Of the estimator that asks.
-    check : callable
-        Makes an estimator of parameters, and raises where they are not valid.
-    recipe : callable
-        Makes a recipe of a class's name and parameters; imports nothing.
-    path : path
-    """
+    """Read a folder."""
     folder = Path(path).expanduser().resolve()
     if not folder.exists() and kept_aside(folder).is_dir():
         folder = kept_aside(folder)  # a save was cut off between two renames
