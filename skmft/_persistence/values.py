@@ -49,9 +49,10 @@ def decode(value: Any, recipe: Callable[[str, dict[str, Any]], Any] | None = Non
         return {decode(k): decode(v, recipe) for k, v in content}
     if kind == "recipe" and recipe is not None:
         name, params = content
-        if not isinstance(name, str):
-            raise TypeError(f"a recipe's class is {name!r}; expected its name")
-        return recipe(name, decode(params, recipe))
+        params = decode(params, recipe)
+        if not isinstance(name, str) or not isinstance(params, dict):
+            raise TypeError(f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of its parameters")
+        return recipe(name, params)
     return {"list": list, "tuple": tuple}[kind](decode(v, recipe) for v in content)
 
 
