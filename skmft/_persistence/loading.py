@@ -91,8 +91,11 @@ def load(
         params = _with_a_device({**params, "memory": None})  # a folder from elsewhere does not say where to write
         check(params)
         settings = {name: decode(value) for name, value in typed(content["settings"], dict, "settings").items()}
-        if set(settings) != {"max_length", "n_prototypes", "pooling"} or settings["pooling"] not in ("mean", "cls"):
+        least = {"max_length": 2, "n_prototypes": 1}
+        if set(settings) != {*least, "pooling"} or settings["pooling"] not in ("mean", "cls"):
             raise ValueError(f"settings are {settings}; expected max_length, n_prototypes and pooling")
+        if any(not isinstance(settings[name], int) or settings[name] < low for name, low in least.items()):
+            raise ValueError(f"settings are {settings}; expected numbers of at least {least}")
         classes, domains = decode_names(content["classes"]), decode_names(content["domains"])
         if len(classes) < 2 or not len(domains):
             raise ValueError("fewer than two classes, or no domain")
