@@ -76,6 +76,12 @@ class Recipe(BaseEstimator):
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
 
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError where a parameter is not valid."""
+        self._validate_params()
+
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds. By default one model, all rows, one round.
 

@@ -80,18 +80,8 @@ class FineTuningNet(NeuralNet):
     named terms that `terms` returns, each of which goes to the history; several processes may share a batch; an interrupt is
     raised, not swallowed.
 
-    Parameters
-    ----------
-    module : TextClassifier
-    terms : callable
-        ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token
-        tensors, ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of steps done.
-    total_steps : int
-        Optimiser steps of the whole training.
-    dtype : torch.dtype
-        What the forward pass is autocast to.
-    processes : Processes, default=ALONE
-        Who trains together.
+    ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token tensors,
+    ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `total_steps` that is done.
     """
 
     def __init__(
