@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModel
 
 from .._method.lora import LORA_A, LORA_B
 from .folder import PersistenceError, read_json, reading
@@ -27,6 +26,8 @@ def typed(value: Any, kind: type, name: str) -> Any:
 
 def check_encoder(folder: Path) -> None:
     """Compare the weights with what config.json asks for, before anything of that size is made."""
+    from transformers import AutoConfig, AutoModel
+
     _check_names(folder)
     config_path = folder / "config.json"
     raw = read_json(config_path)

@@ -170,7 +170,7 @@ def _with_a_device(params: dict[str, Any]) -> dict[str, Any]:
         resolve_device(params["device"])
     except ValueError:
         warnings.warn(
-            f"device={params['device']!r} is not here; the estimator was loaded with device='auto'.", stacklevel=5
+            f"device={params['device']!r} is not here; the estimator was loaded with device='auto'.", stacklevel=4
         )
         return {**params, "device": "auto"}
     return params

@@ -161,7 +161,7 @@ def _results_table(results: Mapping[Any, Mapping[str, float]]) -> str:
 
 
 def _model_card(state: FittedState, versions: dict[str, str], notes: str) -> str:
-    counts = state.class_counts
+    counts, is_ours = state.class_counts, state.class_name == "MetaFineTunedClassifier"
     classes, domains = state.classes.tolist(), state.domains.tolist()
     lines = [
         "---",
@@ -169,13 +169,13 @@ def _model_card(state: FittedState, versions: dict[str, str], notes: str) -> str
         "pipeline_tag: text-classification",
         "---",
         "",
-        "# Text classifier for several domains, by Meta Fine-Tuning",
+        "# Text classifier for several domains" + (", by Meta Fine-Tuning" if is_ours else ""),
         "",
         f"Fitted with skmft's `{state.class_name}` from the encoder `{state.encoder_source.name}` on {int(counts.sum())} "
         f"{'text pairs' if state.is_pair else 'texts'}.",
         "",
         "```python",
-        f"from skmft{'' if state.class_name == 'MetaFineTunedClassifier' else '.baselines'} import {state.class_name}",
+        f"from skmft{'' if is_ours else '.baselines'} import {state.class_name}",
         "",
         f'clf = {state.class_name}.load("path/of/this/folder")',
         "clf.predict(X, domains=d)",

@@ -46,13 +46,13 @@ def decode(value: Any, recipe: Callable[[str, dict[str, Any]], Any] | None = Non
         return value
     [(kind, content)] = value.items()
     if kind == "dict":
-        return {decode(k): decode(v) for k, v in content}
+        return {decode(k): decode(v, recipe) for k, v in content}
     if kind == "recipe" and recipe is not None:
         name, params = content
         if not isinstance(name, str):
             raise TypeError(f"a recipe's class is {name!r}; expected its name")
-        return recipe(name, decode(params))
-    return {"list": list, "tuple": tuple}[kind](decode(v) for v in content)
+        return recipe(name, decode(params, recipe))
+    return {"list": list, "tuple": tuple}[kind](decode(v, recipe) for v in content)
 
 
 def _name_of(value: object) -> str:
