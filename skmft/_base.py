@@ -37,7 +37,7 @@ from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_pa
 from ._persistence.state import STAGE_1, FittedState
 from ._saving import SavingMixin
 from ._stage import Stage
-from .recipes import Recipe
+from .recipes import MissingRecipe, Recipe
 
 MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; benchmarks/NOTES.md, 2 and 11
 
@@ -66,9 +66,16 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
 
     _without_domains: str | None = None  # what to warn of where domains are not given
 
+    recipe: Recipe | None
+    _default_recipe: type[Recipe] = Recipe
+
     def _make_recipe(self) -> Recipe:
-        """The recipe that `fit` follows, its parameters filled in."""
-        raise NotImplementedError
+        """The recipe that `fit` follows: a copy of the user's, or the class's own."""
+        recipe = self._default_recipe() if self.recipe is None else copy.copy(self.recipe)
+        if isinstance(recipe, MissingRecipe):
+            recipe.refuse()
+        recipe.check()
+        return recipe
 
     # ------------------------------------------------------------------ fit
 

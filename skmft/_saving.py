@@ -52,13 +52,9 @@ class SavingMixin:
         Raises
         ------
         FileExistsError
-            If the path holds something else, or ``.name.old`` beside it, where the replaced folder lies for a moment; or if
-            an earlier save was cut off, and a file of somebody else's that it had to move is in both folders by now.
+            If the path, or ``.name.old`` beside it, holds something that `save` did not write.
         ValueError
-            If a parameter has a value that `load` would refuse, as may be after `set_params`, or `results` is no dict of
-            dicts of numbers.
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
+            If a parameter has a value that `load` would refuse, or `results` is no dict of dicts of numbers.
 
         Warns
         -----
@@ -178,11 +174,10 @@ class SavingMixin:
         list of str
             Names of the inputs, each int64 of shape (batch, tokens), as made by ``clf.tokenizer_(X, padding=True,
             truncation=True, max_length=clf.max_length, return_token_type_ids="token_type_ids" in names,
-            return_tensors="np")``, where ``names`` is this list, and two lists of texts stand for X where rows are pairs. The
-            output is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
+            return_tensors="np")``, where ``names`` is this list; for pairs, X is two lists of texts. The output is
+            ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
             ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
-            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1); inside, all texts are padded to
-            `max_length`.
+            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1).
 
         Raises
         ------

@@ -76,7 +76,11 @@ class Recipe(BaseEstimator):
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
 
-    _parameter_constraints: dict[str, list[Any]] = {}  # as in scikit-learn; parameters without an entry may be anything
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError where a parameter is not valid."""
+        self._validate_params()
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds. By default one model, all rows, one round.

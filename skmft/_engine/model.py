@@ -105,15 +105,8 @@ def embedding_width(encoder: Encoder, bi_encoded: bool) -> int:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a forward pass found of a batch.
-
-    Attributes
-    ----------
-    logits : Tensor, shape (batch, n_classes)
-    embedding : Tensor, shape (batch, `embedding_width`)
-        Pooled last layer.
-    layers : list of Tensor, each of shape (batch, `embedding_width`)
-        Pooled outputs of the layers that the model was asked for.
+    """What a forward pass found of a batch: logits, shape (batch, n_classes); the pooled last layer, (batch, width); and the
+    pooled outputs of the layers that the model was asked for, each of that shape.
     """
 
     logits: torch.Tensor
@@ -124,13 +117,7 @@ class ModelOutput:
 class TextClassifier(nn.Module):
     """Encoder, pooling and label head; and, while it is meta fine-tuned, what a recipe puts beside them.
 
-    Parameters
-    ----------
-    encoder : transformers.PreTrainedModel
-    n_classes : int
-    pooling : {"mean", "cls"}
-    bi_encoded : bool, default=False
-        As in `pooled_layers`.
+    `bi_encoded`: rows are pairs, whose texts are encoded separately.
     """
 
     def __init__(self, encoder: Encoder, n_classes: int, pooling: str = "mean", bi_encoded: bool = False) -> None:

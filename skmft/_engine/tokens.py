@@ -22,20 +22,10 @@ _BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many 
 
 
 class TokenizedTexts:
-    """Token ids of many texts, stored end to end in one array.
+    """Token ids of many texts, stored end to end in one array: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
 
-    Parameters
-    ----------
-    ids : ndarray of int32, shape (n_tokens,)
-        Token ids of all texts, one text after the other.
-    offsets : ndarray of int64, shape (n_texts + 1,)
-        Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
-    type_ids : ndarray of int8, shape (n_tokens,), or None
-        Which text of a pair every token is of (0 or 1), for models that have token types and where they are encoded separately.
-    pad_id : int
-        Id that fills the end of shorter rows of a batch.
-    bi_encoded : bool, default=False
-        Whether the texts of a pair were tokenized each by itself, special tokens included, to be encoded separately.
+    `type_ids` says which text of a pair a token is of (0 or 1), for models that have token types and for pairs that are
+    `bi_encoded`: tokenized each text by itself, special tokens included. `pad_id` fills the end of shorter rows of a batch.
     """
 
     def __init__(

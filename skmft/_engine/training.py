@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ Term = torch.Tensor | tuple[float, torch.Tensor]  # a loss term, or one with its
 Terms = Callable[[TextClassifier, ModelOutput, Mapping[str, Any]], Mapping[str, Term]]
 
 OUR_CALLBACKS = ("epoch_timer", "schedule", "clip", "progress")  # names that others cannot have
-_NO_DECAY = [("*.bias", {"weight_decay": 0.0}), ("*[nN]orm*", {"weight_decay": 0.0})]
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,12 @@ class ProgressLine(Callback):
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
-    It differs from `skorch.NeuralNet` in four points: the forward pass runs under autocast; the loss is the weighted sum of the
-    named terms that `terms` returns, each of which goes to the history; several processes may share a batch; an interrupt is
-    raised, not swallowed.
+    It differs from `skorch.NeuralNet` in five points: the forward pass runs under autocast; the loss is the weighted sum of the
+    named terms that `terms` returns, each of which goes to the history; biases and norms do not decay; several processes may
+    share a batch; an interrupt is raised, not swallowed.
 
-    Parameters
-    ----------
-    module : TextClassifier
-    terms : callable
-        ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token
-        tensors, ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of steps done.
-    total_steps : int
-        Optimiser steps of the whole training.
-    dtype : torch.dtype
-        What the forward pass is autocast to.
-    processes : Processes, default=ALONE
-        Who trains together.
+    ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token tensors,
+    ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `total_steps` that is done.
     """
 
     def __init__(
@@ -110,6 +99,13 @@ class FineTuningNet(NeuralNet):
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return [("epoch_timer", EpochTimer())]
+
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
+        """As skorch has it, but biases and norms, which have one dimension whatever a head's author called them, do not decay."""
+        named = list(named_parameters)
+        _, kwargs = super().get_params_for_optimizer(prefix, named)
+        vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
+        return ([vectors, {"params": [p for _, p in named if p.ndim > 1]}],), kwargs
 
     def infer(self, x: Mapping[str, torch.Tensor], **fit_params: Any) -> ModelOutput:
         names = ("input_ids", "attention_mask", "token_type_ids")
@@ -188,7 +184,6 @@ def fine_tune(
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=settings.weight_decay,
         optimizer__fused=device.type in ("cpu", "cuda"),
-        optimizer__param_groups=_NO_DECAY,
         lr=settings.learning_rate,
         max_epochs=epochs,
         batch_size=settings.batch_size,

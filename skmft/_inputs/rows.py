@@ -24,18 +24,8 @@ ClassWeight = str | dict[Any, float] | None
 class LabelledTexts:
     """What `fit` was given, read and checked, before any text is tokenized.
 
-    Attributes
-    ----------
-    texts : sequence of str or of (str, str)
-    labels, domains : ndarray of int, shape (n_rows,)
-        Positions in `classes` and `domain_names`; -1 for a name that only rows of weight 0 have.
-    sample_weight : ndarray of float64, shape (n_rows,)
-    classes, domain_names : ndarray
-        Sorted; of the rows of weight above 0.
-    columns : list of hashable, or None
-        Names of the text columns, where X has names.
-    has_domains : bool
-        Whether domains were given.
+    Labels and domains are positions in `classes` and `domain_names`, which are those of the rows of weight above 0, sorted;
+    -1 is another name. `columns` are the names of the text columns, where X has names.
     """
 
     texts: Sequence[Text]
@@ -88,22 +78,9 @@ def read_labelled_texts(
 class Rows:
     """Tokenized rows, with labels and domains as numbers, and what their weights are made of.
 
-    Attributes
-    ----------
-    tokens : TokenizedTexts
-    labels : ndarray of int, shape (n_rows,)
-        Positions in `classes`.
-    domains : ndarray of int, shape (n_rows,)
-        Positions in `domain_names`.
-    sample_weight : ndarray of float64, shape (n_rows,)
-        As the user gave it.
-    classes, domain_names : ndarray
-    class_weight : str, dict or None
-        As in scikit-learn; "balanced" is over these rows.
-    typicality : ndarray of float64, shape (n_rows,), or None
-        The paper's t, where rows are weighted by it.
-    probe : tuple of (ndarray of int, ndarray of float32), or None
-        Rows, and their embeddings by the pre-trained encoder, that a label head can be fitted on.
+    `labels` and `domains`, shape (n_rows,), are positions in `classes` and `domain_names`. `class_weight` is as in
+    scikit-learn, "balanced" over these rows. `typicality` is the paper's t, where rows are weighted by it. `probe` has row
+    numbers and the rows' embeddings by the pre-trained encoder, for a label head to be fitted on.
     """
 
     tokens: TokenizedTexts

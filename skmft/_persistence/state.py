@@ -20,17 +20,9 @@ STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_",
 class FittedState:
     """What `fit` and `adapt` have left; names as those of the fitted attributes, less the underscore.
 
-    Attributes
-    ----------
-    class_name : str
-    params : dict
-        Parameters of the constructor.
-    settings : dict
-        Those of them that the fitted model depends on, as they were in fit: ``max_length``, ``n_prototypes``, ``pooling``.
-    arrays : dict of str to ndarray
-        The fitted attributes of stage 1, where there was one.
-    unknown : {"model", "mean"}
-        What answers a row whose domain is not known.
+    `params` are those of the constructor, and `settings` those that the fitted model depends on, as they were in fit.
+    `arrays` are the fitted attributes of stage 1, where there was one. `unknown` says what answers a
+    row whose domain is not known.
     """
 
     class_name: str
