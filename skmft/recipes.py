@@ -75,6 +75,7 @@ class Recipe(BaseEstimator):
     description = "fine-tuning"
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
+    _parameter_constraints: dict[str, list[Any]] = {}  # a subclass need not have any
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds. By default one model, all rows, one round.
