@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback
 
 from skmft import MetaFineTunedClassifier
 
@@ -87,14 +87,6 @@ def test_callbacks_are_told_of_every_stage_and_stay_as_given(make, data, monkeyp
     make(callbacks=[("mine", callback)]).fit(X, y, domains=d)
     assert not hasattr(callback, "seen_")
     assert Counts.total == 4 + 2 * 2
-
-
-def test_early_stopping_ends_a_stage_and_not_the_fit(make, data):
-    X, y, d = data
-    stop = EarlyStopping("train_loss", patience=1, threshold=1e9)  # nothing is an improvement of so much
-    clf = make(callbacks=[stop], adaptation="head").fit(X, y, domains=d)
-    assert [h["epoch"] for h in clf.history_ if h["stage"] == "meta"] == [1, 2]
-    assert clf.adapted_domains_.tolist() == ["books", "kitchen"]
 
 
 def test_a_fitted_estimator_holds_one_encoder_and_no_gradients(fitted):
@@ -178,7 +170,7 @@ def test_unknown_domains_are_answered_by_the_meta_learner_or_refused(fitted, dat
     np.testing.assert_array_equal(clf.predict_proba(X, domains=[None] * len(X)), meta)  # not known is no wrong name
     clf.predict(X, domains=d)
     for setting in ("error", "ignore"):
-        with pytest.raises(ValueError, match="row 0 is 1, which is none of the known .*; convert them to one type"):
+        with pytest.raises(ValueError, match=r"row 0 is 1, which is none of the known .*; convert them to one type"):
             clf.set_params(unknown_domain=setting).predict(X[:2], domains=[1, 2])
 
 
