@@ -75,6 +75,7 @@ class Recipe(BaseEstimator):
     description = "fine-tuning"
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
+    _parameter_constraints: dict[str, list[Any]] = {}  # a subclass need not have any
 
     _parameter_constraints: dict[str, list[Any]] = {}
 

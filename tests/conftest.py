@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from skorch.callbacks import Callback
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -150,6 +151,30 @@ def make_texts(n: int, seed: int = 0, n_domains: int = 2):
         y.append(label)
         d.append(("books", "kitchen", "dvd", "music")[domain])
     return X, np.array(y), np.array(d)
+
+
+def tensors(clf):
+    """The meta-learner's trained tensors."""
+    return dict(clf.meta_learner_.named_parameters())
+
+
+def same(a, b):
+    """Whether two estimators have the same meta-learner, bit for bit."""
+    ours, theirs = tensors(a), tensors(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(p, theirs[n]) for n, p in ours.items())
+
+
+class RaisesAt(Callback):
+    """Raises at the start of an epoch; of every stage, or only where no recipe's heads are trained, as in stage 3."""
+
+    def __init__(self, failure, epoch, adaptation_only=False):
+        self.failure, self.epoch, self.adaptation_only = failure, epoch, adaptation_only
+
+    def on_epoch_begin(self, net, **kwargs):
+        if self.adaptation_only and len(net.module_.heads):
+            return
+        if len(net.history) >= self.epoch:
+            raise self.failure("as asked")
 
 
 @pytest.fixture(scope="session")
