@@ -1,47 +1,49 @@
+"""Domain corruption: its loss by tests/reference.py, how labels are drawn, and what its head reads and trains."""
+
+from functools import partial
+
 import numpy as np
 import pytest
 import reference
 import torch
 from scipy.stats import chi2_contingency, chisquare
 
-from skmft.corruption import (
-    CorruptionHead,
-    MetaFineTuningLoss,
-    corruption_loss,
-    draw_corrupted_labels,
-    label_loss,
-)
-from skmft.encoding import TokenizedTexts
-from skmft.networks import TextClassifier, find_encoder, load_encoder
-from skmft.training import BucketedIterator, TrainingRows
+from skmft._engine.batches import BucketedIterator, TrainingRows
+from skmft._engine.encoder import find_encoder, load_encoder
+from skmft._engine.model import ModelOutput, TextClassifier
+from skmft._engine.tokens import TokenizedTexts
+from skmft._method.corruption import CorruptionHead, corruption_loss, draw_corrupted_labels
+from skmft.recipes import MetaFineTuning
+
+
+def recipe(corruption_weight):
+    """As a classifier hands its own weights to it."""
+    return MetaFineTuning(corruption_weight, 0.0, corruption_layers=(0, 2))
 
 
 @pytest.mark.parametrize("K", [1, 2, 4])
-def test_losses_agree_with_reference(K):
+def test_loss_and_accuracies_agree_with_reference(K):
     rng = np.random.default_rng(K)
     n, layers = 17, 3
-    logits = rng.normal(scale=5, size=(n, 5)).astype(np.float32)
-    domain_logits = rng.normal(scale=5, size=(layers, n, K)).astype(np.float32)
-    y, z, k = rng.integers(5, size=n), rng.integers(K, size=n), rng.integers(K, size=n)
+    logits = rng.normal(scale=5, size=(layers, n, K)).astype(np.float32)
+    z, k = rng.integers(K, size=n), rng.integers(K, size=n)
     t = rng.uniform(0, 2, n).astype(np.float32)
-    ours = label_loss(*map(torch.from_numpy, (logits, y, t))).item()
-    assert ours == pytest.approx(reference.label_loss(logits.tolist(), y, t.tolist()), abs=1e-5)
-    ours_c = corruption_loss(*map(torch.from_numpy, (domain_logits, z, t))).item()
-    theirs_c = reference.corruption_loss(domain_logits.tolist(), z, t.tolist())
-    assert ours_c == pytest.approx(theirs_c, abs=1e-5)
-    batch = {name: torch.from_numpy(v) for name, v in (("weight", t), ("corrupted", z), ("domain", k))}
-    output = (torch.from_numpy(logits), torch.from_numpy(domain_logits))
-    terms = MetaFineTuningLoss(0.3)(output, torch.from_numpy(y), batch)
-    assert terms["loss"].item() == pytest.approx(ours + 0.3 * ours_c, abs=1e-5)
-    guess = domain_logits.argmax(-1)
-    assert terms["domain_accuracy"].item() == pytest.approx((guess == k).mean())
-    assert terms["corrupted_label_accuracy"].item() == pytest.approx((guess == z).mean())
-    assert set(MetaFineTuningLoss(0.0)(output, torch.from_numpy(y), batch)) == {"loss", "label_loss"}
+    expected = reference.corruption_loss(logits.tolist(), z, t.tolist())
+    assert corruption_loss(*map(torch.from_numpy, (logits, z, t))).item() == pytest.approx(expected, abs=1e-5)
 
-
-def test_losses_are_float32_for_bfloat16_logits():
-    logits = torch.randn(4, 3, dtype=torch.bfloat16)
-    assert label_loss(logits, torch.zeros(4, dtype=torch.long), torch.ones(4)).dtype == torch.float32
+    model = torch.nn.Module()  # whose corruption head gives those logits
+    model.heads = {"corruption": lambda pooled, domain: torch.from_numpy(logits)}
+    batch = {"weight": t, "corrupted": z, "domain": k, "y": np.zeros(n, dtype=np.int64)}
+    batch = {name: torch.from_numpy(v) for name, v in batch.items()}
+    output = ModelOutput(torch.zeros(n, 2), torch.zeros(n, 4), [torch.zeros(n, 4)] * layers)
+    terms = recipe(0.3).terms(model, output, batch)
+    assert set(terms) == {"label_loss", "corruption_loss", "domain_accuracy", "corrupted_label_accuracy"}
+    weights = {name: term[0] for name, term in terms.items() if isinstance(term, tuple)}
+    assert weights == {"corruption_loss": 0.3, "domain_accuracy": 0.0, "corrupted_label_accuracy": 0.0}
+    assert terms["corruption_loss"][1].item() == pytest.approx(expected, abs=1e-5)
+    guess = logits.argmax(-1)
+    assert terms["domain_accuracy"][1].item() == pytest.approx((guess == k).mean())
+    assert terms["corrupted_label_accuracy"][1].item() == pytest.approx((guess == z).mean())
 
 
 def rows_with_domains_of_different_lengths(n, method, seed=0):
@@ -55,8 +57,7 @@ def rows_with_domains_of_different_lengths(n, method, seed=0):
         texts,
         np.zeros(n, dtype=np.int64),
         np.ones(n),
-        {"domain": domains},
-        {"corrupted": lambda b, r: draw_corrupted_labels(domains, b, r, n_domains=3, method=method)},
+        {"domain": domains, "corrupted": partial(draw_corrupted_labels, domains, n_domains=3, method=method)},
     )
     return rows
 
@@ -121,61 +122,88 @@ def test_labels_are_drawn_anew_each_epoch_and_seeded():
 
 
 @pytest.fixture
-def tiny_module(tiny):
-    torch.manual_seed(0)
-    encoder = load_encoder(find_encoder(tiny))
-    return TextClassifier(encoder, 2, corruption_head=CorruptionHead(32, 2, [0, 2]))
+def model(tiny):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = TextClassifier(load_encoder(find_encoder(tiny)), 2)
+        model.heads["corruption"] = CorruptionHead(32, 2, 2)
+    model.layers = [0, 2]
+    return model
 
 
-def batch_of(n=6):
+DOMAINS = torch.arange(6) % 2
+CORRUPTED = DOMAINS.flip(0)
+
+
+def tokens(n=6):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 30, (n, 7), generator=generator)
     mask = torch.ones_like(ids)
     mask[: n // 2, 4:] = 0
-    return {"input_ids": ids, "attention_mask": mask, "domain": torch.arange(n) % 2}
+    return {"input_ids": ids, "attention_mask": mask}
 
 
-def test_weight_zero_gives_the_head_no_gradient(tiny_module):
-    batch = batch_of()
-    extra = {"weight": torch.ones(6), "corrupted": batch["domain"].flip(0), "domain": batch["domain"]}
-    y = torch.tensor([0, 1, 0, 1, 0, 1])
-    MetaFineTuningLoss(0.0)(tiny_module(**batch), y, extra)["loss"].backward()
-    assert all(p.grad is None for p in tiny_module.corruption_head.parameters())
-    assert tiny_module.label_head.weight.grad.abs().sum() > 0
-    tiny_module.zero_grad()
-    MetaFineTuningLoss(0.1)(tiny_module(**batch), y, extra)["loss"].backward()
-    assert all(p.grad.abs().sum() > 0 for p in tiny_module.corruption_head.parameters())
+def corruption_logits(model, inputs):
+    return model.heads["corruption"](model(**inputs).layers, DOMAINS)
 
 
-def test_corruption_gradient_reaches_the_encoder_but_not_the_label_head(tiny_module):
-    batch = batch_of()
-    logits = tiny_module(**batch)[1]
-    corruption_loss(logits, batch["domain"].flip(0), torch.ones(6)).backward()
-    assert tiny_module.label_head.weight.grad is None
-    assert tiny_module.encoder.get_input_embeddings().weight.grad.abs().sum() > 0
+def total_loss(model, corruption_weight):
+    batch = {"weight": torch.ones(6), "corrupted": CORRUPTED, "domain": DOMAINS, "y": torch.tensor([0, 1, 0, 1, 0, 1])}
+    terms = recipe(corruption_weight).terms(model, model(**tokens()), batch)
+    return terms["label_loss"] + terms["corruption_loss"][0] * terms["corruption_loss"][1]
 
 
-def test_domain_embedding_never_changes_the_label_logits(tiny_module):
-    batch = batch_of()
-    tiny_module.eval()
-    before = tiny_module(**batch)
+def test_gradient_of_the_head_is_proportional_to_the_weight(model):
+    def gradients(corruption_weight):
+        model.eval().zero_grad()
+        total_loss(model, corruption_weight).backward()
+        assert model.label_head.weight.grad.abs().sum() > 0
+        return [p.grad.clone() for p in model.heads.parameters()]
+
+    for a, b in zip(gradients(0.1), gradients(0.3)):
+        torch.testing.assert_close(b, 3 * a, rtol=1e-4, atol=1e-7)
+        assert a.abs().sum() > 0
+
+
+def test_without_a_weight_or_a_second_domain_there_is_no_head():
+    class Rows:
+        domains, domain_names = DOMAINS.numpy(), np.array(["books", "dvd"])
+
+    class OneDomain(Rows):
+        domain_names = np.array(["books"])
+
+    assert set(recipe(0.1).heads(Rows, 8)) == {"corruption"} and tuple(recipe(0.1).layers(Rows)) == (0, 2)
+    assert set(recipe(0.1).columns(Rows)) == {"domain", "corrupted"}
+    for weight, rows in ((0.0, Rows), (0.1, OneDomain)):
+        assert not recipe(weight).heads(rows, 8) and not recipe(weight).layers(rows)
+        assert "corrupted" not in recipe(weight).columns(rows)
+
+
+def test_corruption_gradient_reaches_the_encoder_but_not_the_label_head(model):
+    corruption_loss(corruption_logits(model, tokens()), CORRUPTED, torch.ones(6)).backward()
+    assert model.label_head.weight.grad is None
+    assert model.encoder.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_domain_embedding_never_changes_the_label_logits(model):
+    model.eval()
+    before, before_q = model(**tokens()).logits, corruption_logits(model, tokens())
     with torch.no_grad():
-        tiny_module.corruption_head.domain_embedding.weight.add_(torch.randn(2, 32))
-    after = tiny_module(**batch)
-    assert torch.equal(before[0], after[0])
-    assert not torch.equal(before[1], after[1])
+        model.heads["corruption"].domain_embedding.weight.add_(torch.randn(2, 32))
+    assert torch.equal(model(**tokens()).logits, before)
+    assert not torch.equal(corruption_logits(model, tokens()), before_q)
 
 
-def test_corruption_head_sees_real_tokens_of_its_layers_only(tiny_module):
-    batch = batch_of()
-    tiny_module.eval()
-    logits = tiny_module(**batch)[1]
+def test_corruption_head_sees_real_tokens_of_its_layers_only(model):
+    model.eval()
+    inputs, head = tokens(), model.heads["corruption"]
+    logits = corruption_logits(model, inputs)
     assert logits.shape == (2, 6, 2)
-    altered = {**batch, "input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 29)}
-    assert torch.allclose(logits, tiny_module(**altered)[1], atol=1e-6)
-    states = tiny_module.encoder(batch["input_ids"], batch["attention_mask"], output_hidden_states=True).hidden_states
-    head, mask = tiny_module.corruption_head, batch["attention_mask"][..., None]
-    for i, layer in enumerate(head.layers):  # layer l is hidden state l + 1
+    altered = {**inputs, "input_ids": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 29)}
+    assert torch.allclose(logits, corruption_logits(model, altered), atol=1e-6)
+    states = model.encoder(**inputs, output_hidden_states=True).hidden_states
+    mask = inputs["attention_mask"][..., None]
+    for i, layer in enumerate(model.layers):  # layer l is hidden state l + 1
         pooled = (states[layer + 1] * mask).sum(1) / mask.sum(1)
-        expected = head.heads[i](pooled + head.domain_embedding(batch["domain"]))
+        expected = head.heads[i](pooled + head.domain_embedding(DOMAINS))
         assert torch.allclose(logits[i], expected, atol=1e-5)
