@@ -900,13 +900,15 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
         """
         return accuracy_score(y, self.predict(X, domains), sample_weight=sample_weight)
 
-    def transform(self, X: Any) -> NDArray[np.float32]:
-        """Pooled embeddings of the meta-learner.
+    def transform(self, X: Any, pretrained: bool = False) -> NDArray[np.float32]:
+        """Pooled embeddings of the meta-learner, or of the pre-trained encoder.
 
         Parameters
         ----------
         X : as in `fit`
             A domain column in it is not read.
+        pretrained : bool, default=False
+            Embed with the encoder as it was before training, whose weights are loaded again as in `typicality`.
 
         Returns
         -------
@@ -914,6 +916,8 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, ClassifierMixin, 
             For pairs under ``pair_encoding="bi"``, of shape (n_samples, 3 * hidden).
         """
         check_is_fitted(self)
+        if pretrained:
+            return self._embed_pretrained(X)
         tokens, _ = self._tokenize(X)
         return Run.start(self, self.seed_).embed(self.net_.module_.encoder, tokens)
 
