@@ -6,7 +6,7 @@ from types import ModuleType
 from ._persistence.folder import PersistenceError
 from .classifier import MetaFineTunedClassifier
 
-__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
+__version__ = "0.2.0"  # the one place: pyproject.toml reads it here
 _MODULES = ("baselines", "datasets", "inspection", "metrics", "model_selection", "recipes")
 __all__ = ["MetaFineTunedClassifier", "PersistenceError", "__version__", *_MODULES]
 
