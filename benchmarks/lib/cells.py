@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
-Cell = dict[str, Any]
+Content = dict[str, Any]
 
 
 class Cells:
@@ -40,7 +40,7 @@ class Cells:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cells) and self.path.resolve() == other.path.resolve()
 
-    def read(self) -> dict[str, Cell]:
+    def read(self) -> dict[str, Content]:
         """All cells, in the order of their names."""
         if not self.path.exists():
             return {}
@@ -56,7 +56,7 @@ class Cells:
                 ) from error
         return dict(sorted(cells.items()))
 
-    def add(self, name: str, content: Cell) -> None:
+    def add(self, name: str, content: Content) -> None:
         """Append a cell: all of its line is there, or nothing that counts."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
@@ -71,10 +71,10 @@ class Cells:
     def complete(
         self,
         name: str,
-        make: Callable[[], Cell],
-        current: Callable[[Cell], bool] = lambda cell: True,
-        show: Callable[[Cell], Any] = lambda cell: cell,
-    ) -> Cell:
+        make: Callable[[], Content],
+        current: Callable[[Content], bool] = lambda cell: True,
+        show: Callable[[Content], Any] = lambda cell: cell,
+    ) -> Content:
         """The cell of this name: the one that is there if it is `current`, else one made, stamped, kept and printed now."""
         cell = self.read().get(name)
         if cell is None or not current(cell):
@@ -84,7 +84,7 @@ class Cells:
         return cell
 
 
-def made_with(settings: Cell) -> Callable[[Cell], bool]:
+def made_with(settings: Content) -> Callable[[Content], bool]:
     """Whether a cell has these settings."""
     return lambda cell: cell["settings"] == settings
 
@@ -97,7 +97,7 @@ def plain(value: Any) -> Any:
 # ---------------------------------------------------------------------- where a cell was made
 
 
-def stamp() -> Cell:
+def stamp() -> Content:
     return {"machine": machine(), "code": code()}
 
 
@@ -133,7 +133,7 @@ def machine() -> str:
     return f"{cpu}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
 
 
-def distinct(cells: Iterable[Cell], key: str, separator: str) -> str:
+def distinct(cells: Iterable[Content], key: str, separator: str) -> str:
     """The values that cells have under a key, each once: of "machine", of "code"."""
     return separator.join(sorted({cell[key] for cell in cells}))
 

@@ -7,27 +7,24 @@ train and test by another seed, as few pairs of vehicles are left in each).
 from __future__ import annotations
 
 import hashlib
-import platform
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import Bunch
 
-from skmft import MetaFineTunedClassifier
-from skmft.datasets import fetch_amazon_reviews, fetch_hypernym_pairs, fetch_mnli_genres, fetch_rated_snippets
-from skmft.networks import DEFAULT_MODEL
+from .cells import HERE, Content
 
-HERE = Path(__file__).resolve().parent
-TEST_PER_CELL = {
-    "amazon": 100,
-    "snippets": 100,
-    "mnli": 133,
-    "hypernyms": 150,
-}  # of every class in every domain, at most
+TEST_PER_CELL = {"amazon": 100, "snippets": 100, "mnli": 133, "hypernyms": 150}  # of each class in each domain, at most
+SHOWN = {"amazon": "reviews", "mnli": "inference", "hypernyms": "hypernyms"}  # the tasks of most benchmarks, in reports
+DOMAINS = {"amazon": 4, "mnli": 5, "hypernyms": 3}
+HYPERNYM_SPLITS = 5  # few pairs of vehicles are left in one split of the terms, so seeds take turns among these
+
+
+def source_of(task: str, seed: int) -> str:
+    """The split of a task that a seed has."""
+    return f"hypernyms {seed % HYPERNYM_SPLITS}" if task == "hypernyms" else task
 
 
 def text_hash(text: str) -> str:
@@ -40,20 +37,22 @@ def load(task: str) -> pd.DataFrame:
 
     `part` is "test" for rows that the source keeps for testing, "train" for its others, "any" without a split of its own.
     """
+    from skmft import datasets
+
     name, split_seed = _parse(task)
     if name == "amazon":
-        data = fetch_amazon_reviews()
+        data = datasets.fetch_amazon_reviews()
         frame = _frame(data, group=np.arange(len(data.data)), part="any")
     elif name == "snippets":
-        data = fetch_rated_snippets()
+        data = datasets.fetch_rated_snippets()
         frame = _frame(data, group=data.groups, part="any")
     else:
         parts = []
         for part in ("test", "train"):  # of a row in both, the test row stays
             if name == "mnli":
-                data = fetch_mnli_genres(subset="train" if part == "train" else "dev_matched")
+                data = datasets.fetch_mnli_genres(subset="train" if part == "train" else "dev_matched")
             else:
-                data = fetch_hypernym_pairs(subset=part, random_state=split_seed)
+                data = datasets.fetch_hypernym_pairs(subset=part, random_state=split_seed)
             parts.append(_frame(data, group=[text_hash(g) for g in data.groups], part=part))
         frame = pd.concat(parts, ignore_index=True)
     texts = text_columns(frame)
@@ -68,7 +67,7 @@ def _parse(task: str) -> tuple[str, int]:
     return name, int(seed or 0)
 
 
-def _frame(data: Bunch, group: Sequence[Any], part: str) -> pd.DataFrame:
+def _frame(data: Any, group: Sequence[Any], part: str) -> pd.DataFrame:
     texts = {"text": data.data} if data.data.ndim == 1 else {"text": data.data[:, 0], "text2": data.data[:, 1]}
     return pd.DataFrame({**texts, "y": data.target, "domain": data.domains, "group": group, "part": part})
 
@@ -130,6 +129,17 @@ def never_tested(task: str) -> pd.DataFrame:
     return pool[~known].reset_index(drop=True)
 
 
+def development_rows(task: str, shots: int, seed: int, per_domain: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training rows, and others of the pool to score settings on; no row is a test row of any split.
+
+    Of hypernyms no term is in both, as it is between the pool and the test rows.
+    """
+    train, rest = draw(never_tested(source_of(task, seed)), shots, seed)
+    if task == "hypernyms":
+        rest = without_terms_of(rest, train)
+    return train, rest.sample(frac=1, random_state=seed).groupby("domain").head(per_domain)
+
+
 def without_terms_of(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Pairs of which neither term is in the others' pairs, as between the pool and the test rows of hypernyms."""
     terms = set(others["text"].str.casefold()) | set(others["text2"].str.casefold())
@@ -142,6 +152,35 @@ def clusters(task: str, rows: pd.DataFrame) -> pd.Series:
         return rows["group"]
     reversed_pair = rows["text2"].str.casefold().map(text_hash) == rows["group"]  # a group is the more special term
     return rows["text2"].where(~reversed_pair, rows["text"]).str.casefold()
+
+
+def digest(hashes: pd.Series) -> str:
+    """One hash for many: what tells whether two cells had the same rows."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
+
+
+def find_clusters(cells: Iterable[Content]) -> dict[str, dict[str, np.ndarray]]:
+    """By source and domain the clusters of all test rows that these cells were scored on, in the order of their hashes.
+
+    Raises
+    ------
+    ValueError
+        If the data at hand has other test rows.
+    """
+    found = {}
+    for source, test_hash in sorted({(cell["source"], cell["test_hash"]) for cell in cells}):
+        test = split(source)[1].sort_values("hash", ignore_index=True)
+        if digest(test["hash"]) != test_hash:
+            raise ValueError(f"the cells of {source!r} were scored on other test rows than those of the data at hand")
+        by_domain = clusters(source, test).groupby(test["domain"])
+        found[source] = {domain: pd.factorize(own)[0] for domain, own in by_domain}
+    return found
+
+
+@cache
+def rows_of(source: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`split`, once a process."""
+    return split(source)
 
 
 def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -167,40 +206,3 @@ def draw(pool: pd.DataFrame, per_domain: int | None, seed: int) -> tuple[pd.Data
     rest = pool.drop(index=chosen.index)
     rest = rest[~rest["group"].isin(set(chosen["group"]))]
     return chosen.reset_index(drop=True), rest.reset_index(drop=True)
-
-
-def paper(model: str = DEFAULT_MODEL, **params: Any) -> MetaFineTunedClassifier:
-    """The paper's losses under the optimisation of the defaults, so that results stay when defaults of extensions change."""
-    auto = dict.fromkeys(("meta_epochs", "adaptation_epochs", "adaptation_learning_rate"), "auto")
-    return MetaFineTunedClassifier.from_paper(model, **{"learning_rate": 1e-4, **auto, **params})
-
-
-def _code() -> str:
-    """Git's id of the folder skmft/, followed by "+" if its files differ from that commit's; "unknown" without git."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD:skmft").strip() + "+" * bool(git("status", "--porcelain", "skmft"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-CODE = _code()  # which skmft made a cell: `git rev-parse --short=12 HEAD:skmft` of a commit gives the same where it did
-
-
-def machine() -> str:
-    """Processor, cores and library versions, in a line."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    try:
-        listing = subprocess.run(["lscpu"], capture_output=True, text=True).stdout
-        about = dict(map(str.strip, line.split(":", 1)) for line in listing.splitlines() if ":" in line)
-        # one name may stand for processors of which one multiplies bfloat16 twice as fast as the other
-        cpu = f"{about['Model name']} (family {about['CPU family']}, model {about['Model']})"
-    except (OSError, KeyError):
-        pass
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
