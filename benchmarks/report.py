@@ -225,7 +225,9 @@ def missing(scores: Scores, shots: dict[str, Sequence[str]], seeds: Sequence[int
     return lines
 
 
-def report(scores: Scores, cells: list[Content], together: Clusters, args: argparse.Namespace, command: str) -> str:
+def report(
+    scores: Scores, cells: list[Content], together: Clusters, args: argparse.Namespace, command: str
+) -> list[str]:
     seeds = sorted({cell["seed"] for cell in cells})
     found = sorted({f"{k} {v}" for cell in cells for k, v in cell["versions"].items()})
     test = defaultdict(set)
@@ -300,7 +302,7 @@ def report(scores: Scores, cells: list[Content], together: Clusters, args: argpa
         "",
         "SetFit takes no pairs of texts, so it is in the reviews alone; reviews are no pairs that could be encoded apart.",
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def draw_curves(scores: Scores, cells: list[Content], path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .cells import HERE
+from .cells import HERE, Cells, Content
 from .statistics import FEWEST_UNITS, Column, Score, half_interval, units
 
 RESULTS = HERE / "results"
@@ -44,9 +44,20 @@ def accuracy(column: Column, seeds: dict[int, Score]) -> str:
     return plus_minus([100 * s.accuracy for s in seeds.values()], units(column, seeds))
 
 
-def write_page(name: str, lines: str | Iterable[str]) -> None:
+def write_page(name: str, lines: Iterable[str]) -> None:
     """Write results/<name>.md, and print it."""
-    text = lines if isinstance(lines, str) else "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
+
+
+def write_report(name: str, cells: Cells, report: Callable[[list[Content]], Iterable[str]]) -> None:
+    """Write the page that `report` makes of a table; where it cannot, exit with the reason."""
+    found = list(cells.read().values())
+    if not found:
+        raise SystemExit(f"{cells} has no cells; run the script without --report first")
+    try:
+        write_page(name, report(found))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
