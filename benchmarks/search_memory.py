@@ -94,8 +94,8 @@ def main() -> None:
         [
             "# `memory=` in a search",
             "",
-            f"`python benchmarks/search_memory.py`: 12 candidates x 3 folds, {len(train)} Amazon reviews, all-MiniLM-L6-v2, two "
-            f"epochs, no adaptation, one run each in this order. Machine: {machine()}.",
+            f"`python benchmarks/search_memory.py`: 12 candidates x 3 folds, {len(train)} Amazon reviews, all-MiniLM-L6-v2, "
+            f"two epochs, no adaptation, one run each in this order. Machine: {machine()}.",
             "",
             *table([*head, "ratio"], rows),
         ],

@@ -14,10 +14,11 @@ from .statistics import FEWEST_UNITS, Column, Score, half_interval, units
 RESULTS = HERE / "results"
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """Lines of a table; the first column of `head` may be empty."""
+def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """Lines of a table. An empty cell is "", two blanks wide, or None, one blank wide."""
     head = list(head)
-    return ["| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *rows)]
+    lines = [head, ["---"] * len(head), *rows]
+    return ["|" + "".join(" |" if cell is None else f" {cell} |" for cell in line) for line in lines]
 
 
 def plus_minus(values: Sequence[float], drawn: Sequence[Any] | None = None, digits: int = 1, sign: str = "") -> str:
