@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +47,7 @@ LORA_RATES = (1e-4, 3e-4, 1e-3)
 LORA_SETTINGS = [("full", 1e-5, 2), ("full", 1e-4, 6)] + [
     ("lora", r, e) for r, e in itertools.product(LORA_RATES, (2, 6))
 ]
+SETTINGS = dict.fromkeys(("adaptation", "new"), ADAPTATION_SETTINGS) | dict.fromkeys(("lora", "loranew"), LORA_SETTINGS)
 
 
 def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -60,11 +60,10 @@ def fit(train: pd.DataFrame, seed: int, **params: Any) -> Any:
     return clf.fit(train["text"], train["y"], domains=train["domain"])
 
 
-def meta(task: str, shots: int, seed: int, rate: float, steps: int) -> Content:
+def meta(kind: str, task: str, shots: int, seed: int, learning_rate: float, steps: int) -> Content:
     train, valid = rows(task, shots, seed)
-    clf = fit(train, seed, learning_rate=rate, meta_epochs=math.ceil(steps / math.ceil(len(train) / BATCH)))
-    cell = {"kind": "meta", "task": task, "shots": shots, "seed": seed, "learning_rate": rate, "steps": steps}
-    return {**cell, "accuracy": clf.score(valid["text"], valid["y"])}
+    clf = fit(train, seed, learning_rate=learning_rate, meta_epochs=math.ceil(steps / math.ceil(len(train) / BATCH)))
+    return {"accuracy": clf.score(valid["text"], valid["y"])}
 
 
 def after_adapting(clf: Any, own: pd.DataFrame, valid: pd.DataFrame, settings: list) -> dict[str, float]:
@@ -79,40 +78,37 @@ def after_adapting(clf: Any, own: pd.DataFrame, valid: pd.DataFrame, settings: l
     return results
 
 
-def adaptation(kind: str, task: str, shots: int, seed: int, settings: list) -> Content:
+def adaptation(kind: str, task: str, shots: int, seed: int) -> Content:
     train, valid = rows(task, shots, seed)
-    results = after_adapting(fit(train, seed), train, valid, settings)
-    return {"kind": kind, "task": task, "shots": shots, "seed": seed, "results": results}
+    return {"results": after_adapting(fit(train, seed), train, valid, SETTINGS[kind])}
 
 
-def new_domain(kind: str, task: str, shots: int, seed: int, held: str, settings: list) -> Content:
+def new_domain(kind: str, task: str, shots: int, seed: int, domain: str) -> Content:
     train, valid = rows(task, 50, seed)
-    own = train[train["domain"] == held].groupby("y").head(shots // 2)
-    clf = fit(train[train["domain"] != held], seed)
-    results = after_adapting(clf, own, valid[valid["domain"] == held], settings)
-    return {"kind": kind, "task": task, "shots": shots, "seed": seed, "domain": held, "results": results}
+    own = train[train["domain"] == domain].groupby("y").head(shots // 2)
+    clf = fit(train[train["domain"] != domain], seed)
+    return {"results": after_adapting(clf, own, valid[valid["domain"] == domain], SETTINGS[kind])}
 
 
-def wanted(what: str) -> Iterator[tuple[str, Any]]:
-    """Name and maker of each cell."""
+def wanted(what: str) -> Iterator[tuple[Callable[..., Content], Content]]:
+    """What makes each cell, and its keys; the first of these is its kind."""
     if what == "meta":
         for (task, shots), (seeds, steps) in META_GRID.items():
             for seed, (rate, n) in itertools.product(
                 range(seeds), [*itertools.product(META_RATES, steps), *META_BETWEEN]
             ):
-                yield f"meta-{task}-{shots}-{seed}-{rate}-{n}", partial(meta, task, shots, seed, rate, n)
+                keys = {"kind": "meta", "task": task, "shots": shots, "seed": seed}
+                yield meta, {**keys, "learning_rate": rate, "steps": n}
     if what in ("adaptation", "lora"):
-        grid, settings = (LORA_GRID, LORA_SETTINGS) if what == "lora" else (ADAPTATION_GRID, ADAPTATION_SETTINGS)
+        grid = LORA_GRID if what == "lora" else ADAPTATION_GRID
         for seed, ((task, shots), seeds) in itertools.product(range(max(grid.values())), grid.items()):
             if seed < seeds:
-                yield f"{what}-{task}-{shots}-{seed}", partial(adaptation, what, task, shots, seed, settings)
+                yield adaptation, {"kind": what, "task": task, "shots": shots, "seed": seed}
     if what in ("new_domain", "lora"):
-        kind, settings = ("loranew", LORA_SETTINGS) if what == "lora" else ("new", ADAPTATION_SETTINGS)
-        grid_ = [(0, 50)] if what == "lora" else itertools.product(range(2), (8, 50))
-        for seed, shots in grid_:
-            for held in sorted(rows("snippets", 50, seed)[0]["domain"].unique()):
-                name = f"{kind}-snippets-{shots}-{seed}-{held}"
-                yield name, partial(new_domain, kind, "snippets", shots, seed, held, settings)
+        kind, columns = ("loranew", [(0, 50)]) if what == "lora" else ("new", itertools.product(range(2), (8, 50)))
+        for seed, shots in columns:
+            for domain in sorted(rows("snippets", 50, seed)[0]["domain"].unique()):
+                yield new_domain, {"kind": kind, "task": "snippets", "shots": shots, "seed": seed, "domain": domain}
 
 
 def change_table(cells: list[Content], title: str) -> list[str]:
@@ -173,8 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.what == "report":
         return write_report("choose_defaults", args.cells, report)
     start()
-    for name, make in wanted(args.what):
-        args.cells.complete(name, make)
+    for make, keys in wanted(args.what):
+        args.cells.complete(make, keys)
 
 
 if __name__ == "__main__":

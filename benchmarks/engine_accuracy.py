@@ -16,7 +16,6 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,8 +126,6 @@ def run(shots: int, seed: int) -> Content:
     middle = time.perf_counter()
     predicted["plain"] = plain_predictions(train, test["text"].tolist(), seed)
     return {
-        "shots": shots,
-        "seed": seed,
         "n_test": len(test),
         "accuracy": {name: float((p == test["y"]).mean()) for name, p in predicted.items()},
         "seconds": {"fast": middle - begin, "plain": time.perf_counter() - middle},
@@ -185,7 +182,7 @@ def main() -> None:
         same = [verify(n, c) for n, c in some.items() if not args.only or c["seed"] in args.only]
         sys.exit(0 if same and all(same) else 1)
     for seed, shots in itertools.product(args.only or range(args.seeds), args.shots):
-        args.cells.complete(f"{shots}-{seed}", partial(run, shots, seed))
+        args.cells.complete(run, {"shots": shots, "seed": seed})
     cells = [c for c in args.cells.read().values() if c["seed"] < args.seeds]
     write_page("engine_accuracy", report(cells, args.seeds))
 

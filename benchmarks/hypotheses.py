@@ -10,7 +10,6 @@ The same seeds draw the same rows for all settings. Finished cells are skipped.
 from __future__ import annotations
 
 import time
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -70,10 +69,6 @@ def run(task: str, shots: int, seed: int, setting: str) -> Content:
     seconds = time.perf_counter() - begin
     right = pd.Series(clf.predict(inputs(valid)) == valid["y"].to_numpy())
     return {
-        "task": task,
-        "shots": shots,
-        "seed": seed,
-        "setting": setting,
         "params": params,
         "accuracy": float(right.mean()),
         "by_domain": right.groupby(valid["domain"].to_numpy()).mean().to_dict(),
@@ -88,9 +83,9 @@ def has_factor(params: dict[str, Any]) -> bool:
     return isinstance(params.get("meta_epochs"), float)
 
 
-def is_current(setting: str, cell: Content) -> bool:
-    """Whether a cell was made with what the setting is now."""
-    made, wanted = dict(cell["params"]), dict(SETTINGS[setting])
+def is_current(cell: Content) -> bool:
+    """Whether a cell was made with what its setting is now."""
+    made, wanted = dict(cell["params"]), dict(SETTINGS[cell["setting"]])
     if has_factor(wanted):
         made["meta_epochs"] = wanted["meta_epochs"]
     return made == wanted
@@ -133,10 +128,10 @@ def main(argv: list[str] | None = None) -> None:
     start()
     for task, shots, seed, setting in product(args.tasks, args.shots, args.seeds, args.settings):
         args.cells.complete(
-            f"{task}-{shots}-{seed}-{setting.replace(' ', '_')}",
-            partial(run, task, shots, seed, setting),
-            partial(is_current, setting),
-            lambda cell: f"{cell['accuracy']:.4f} {cell['seconds']:.0f} s",
+            run,
+            {"task": task, "shots": shots, "seed": seed, "setting": setting},
+            current=is_current,
+            show=lambda cell: f"{cell['accuracy']:.4f} {cell['seconds']:.0f} s",
         )
 
 

@@ -12,7 +12,6 @@ skipped.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -74,10 +73,6 @@ def run(task: str, shots: int, stage: int, seed: int) -> Content:
     train, valid = development_rows(task, shots, seed, VALIDATION[task])
     accuracy = between(task, train, valid, seed) if stage == 2 else between_domains(train, valid, seed)
     return {
-        "task": task,
-        "shots": shots,
-        "stage": stage,
-        "seed": seed,
         "accuracy": accuracy,
         "n_train": len(train),
         "n_valid": len(valid),
@@ -131,10 +126,11 @@ def main(argv: list[str] | None = None) -> None:
     for column, seed in product(args.columns, args.seeds):
         task, _, shots = column.partition(":")
         args.cells.complete(
-            f"stage_{args.stage}-{task}-{shots}-{seed}",
-            partial(run, task, int(shots), args.stage, seed),
-            made_with(engine.settings_of(classifier(args.stage, seed))),
-            lambda cell: {share: round(100 * a, 1) for share, a in cell["accuracy"].items()},
+            run,
+            {"task": task, "shots": int(shots), "stage": args.stage, "seed": seed},
+            name=f"stage_{args.stage}-{task}-{shots}-{seed}",
+            current=made_with(engine.settings_of(classifier(args.stage, seed))),
+            show=lambda cell: {share: round(100 * a, 1) for share, a in cell["accuracy"].items()},
         )
 
 

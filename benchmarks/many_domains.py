@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from lib import engine
 from lib.cells import Content, distinct, parser, start
 from lib.report import plus_minus, table, write_report
 from lib.statistics import half_interval
-from lib.tasks import draw, split
+from lib.tasks import draw, rows_of
 
 METHODS = {"lora": 1.15, "head": 1.02, "full": None}  # most bytes in encoders
 REPEATS = 5
@@ -147,7 +147,17 @@ def throughput(clf: Any, X: list[str]) -> dict[str, list[float]]:
     return rates
 
 
-def cost(method: str, base: Any, train: pd.DataFrame, texts: list[str], device: str) -> Content:
+@cache
+def sixteen_domains(device: str, n_texts: int) -> tuple[pd.DataFrame, list[str], Any]:
+    """Training rows, texts to predict, and a meta-learner."""
+    train, rest = draw(sixteen(rows_of("amazon")[0]), 8, 0)
+    clf = engine.paper(adaptation=None, meta_epochs=2, device=device, random_state=0)
+    texts = rest.sample(n_texts, random_state=0)["text"].tolist()
+    return train, texts, clf.fit(train["text"], train["y"], domains=train["domain"])
+
+
+def cost(device: str, method: str, n_texts: int) -> Content:
+    train, texts, base = sixteen_domains(device, n_texts)
     clf = copy.copy(base).set_params(adaptation=method, adaptation_epochs=2)
     for domain, own in train.groupby("domain"):
         clf.adapt(own["text"], own["y"], domain)
@@ -160,8 +170,6 @@ def cost(method: str, base: Any, train: pd.DataFrame, texts: list[str], device: 
         on_disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         encoder_on_disk = sum(p.stat().st_size for p in Path(folder).rglob("encoder/*.safetensors"))
     cell = {
-        "method": method,
-        "device": device,
         "encoder": sum(storages(tensors_of(clf.net_.module_.encoder)).values()),
         "held": held_bytes(clf),
         "on_disk": on_disk,
@@ -178,19 +186,19 @@ def cost(method: str, base: Any, train: pd.DataFrame, texts: list[str], device: 
 
 
 def run_cost(args: argparse.Namespace) -> None:
-    train, rest = draw(sixteen(split("amazon")[0]), 8, 0)
-    texts = rest.sample(args.texts, random_state=0)["text"].tolist()
-    base = engine.paper(adaptation=None, meta_epochs=2, device=args.device, random_state=0)
-    base.fit(train["text"], train["y"], domains=train["domain"])
     for method in METHODS:
-        args.cells.complete(f"cost-{args.device}-{method}", partial(cost, method, base, train, texts, args.device))
+        keys = {"device": args.device, "method": method}
+        args.cells.complete(partial(cost, n_texts=args.texts), keys, name=f"cost-{args.device}-{method}")
 
 
 # ------------------------------------------------------------------- accuracy
 
 
-def accuracy(pool: pd.DataFrame, scored: pd.DataFrame, shots: int, seed: int) -> Content:
-    train, _ = draw(pool, shots, seed)
+def accuracy(shots: int, further: int, seed: int) -> Content:
+    pool, test = rows_of("amazon")
+    more = pool.sort_values("hash").groupby(["domain", "y"]).head(further // 2)  # never trained on, in any seed
+    train, _ = draw(pool.drop(index=more.index).reset_index(drop=True), shots, seed)
+    scored = pd.concat([test, more], ignore_index=True)
     clf = engine.paper(adaptation=None, random_state=seed)
     clf.fit(train["text"], train["y"], domains=train["domain"])
     right = {"meta": scored["y"] == clf.predict(scored["text"])}
@@ -203,18 +211,13 @@ def accuracy(pool: pd.DataFrame, scored: pd.DataFrame, shots: int, seed: int) ->
         seconds[method] = time.perf_counter() - begin
         right[method] = scored["y"] == clf.predict(scored["text"], domains=scored["domain"])
     found = {m: r.groupby(scored["domain"]).mean().to_dict() for m, r in right.items()}
-    cell = {"seed": seed, "shots": shots, "rows": len(scored), "accuracy": found, "seconds": seconds}
-    return {**cell, "epochs": clf.history_[-1]["epochs"]}
+    return {"rows": len(scored), "accuracy": found, "seconds": seconds, "epochs": clf.history_[-1]["epochs"]}
 
 
 def run_accuracy(args: argparse.Namespace) -> None:
-    pool, test = split("amazon")
-    further = pool.sort_values("hash").groupby(["domain", "y"]).head(args.further // 2)  # never trained on, in any seed
-    pool = pool.drop(index=further.index).reset_index(drop=True)
-    scored = pd.concat([test, further], ignore_index=True)
     for seed in args.only or range(args.seeds):
-        name = f"accuracy-{args.shots}-{args.further}-{seed}"
-        args.cells.complete(name, partial(accuracy, pool, scored, args.shots, seed))
+        keys = {"shots": args.shots, "further": args.further, "seed": seed}
+        args.cells.complete(accuracy, keys, name=f"accuracy-{args.shots}-{args.further}-{seed}")
 
 
 # --------------------------------------------------------------------- report
@@ -324,7 +327,9 @@ def report(cells: list[Content], args: argparse.Namespace) -> list[str]:
     for device in ("cpu", "cuda"):
         found = {c["method"]: c for c in cells if c.get("device") == device}
         lines += cost_lines({m: found[m] for m in METHODS if m in found}, device)
-    some = [c for c in cells if c.get("shots") == args.shots and c["seed"] < args.seeds]
+    some = [
+        c for c in cells if c["cell"].startswith(f"accuracy-{args.shots}-{args.further}-") and c["seed"] < args.seeds
+    ]
     return lines + accuracy_lines(sorted(some, key=lambda c: c["seed"]), args.shots)
 
 

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +219,9 @@ def in_fresh_process(series: str, x: int) -> Content:
 
 def run_point(cells: Cells, series: str, x: int, repeat: int) -> Content:
     """One point: the finished cell, or a new one."""
-    return cells.complete(f"{series.replace(', ', '_')}_{x}_{repeat}", partial(in_fresh_process, series, x))
+    return cells.complete(
+        in_fresh_process, {"series": series, "x": x}, name=f"{series.replace(', ', '_')}_{x}_{repeat}"
+    )
 
 
 def growth(runs: dict[int, list[float]]) -> tuple[float, float]:

@@ -11,7 +11,6 @@ seed and are scored on the task's frozen test rows: this is a report, and chose 
 from __future__ import annotations
 
 import time
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -69,10 +68,6 @@ def run(task: str, shots: int, seed: int, setting: str) -> Content:
     seconds = time.perf_counter() - begin
     right = pd.Series(clf.predict(inputs(test)) == test["y"].to_numpy())
     cell = {
-        "task": task,
-        "shots": shots,
-        "seed": seed,
-        "setting": setting,
         "settings": engine.settings_of(clf),
         "accuracy": float(right.groupby(test["domain"].to_numpy()).mean().mean()),
         "n_train": len(rows),
@@ -179,10 +174,10 @@ def main(argv: list[str] | None = None) -> None:
     start(args.threads)
     for task, shots, seed, setting in product(args.tasks, args.shots, args.seeds, args.settings):
         args.cells.complete(
-            f"{task}-{shots}-{seed}-{setting.replace(' ', '_')}",
-            partial(run, task, shots, seed, setting),
-            made_with(engine.settings_of(classifier(setting, seed))),
-            lambda cell: f"{cell['accuracy']:.3f}, {cell['seconds']:.0f} s",
+            run,
+            {"task": task, "shots": shots, "seed": seed, "setting": setting},
+            current=made_with(engine.settings_of(classifier(setting, seed))),
+            show=lambda cell: f"{cell['accuracy']:.3f}, {cell['seconds']:.0f} s",
         )
 
 

@@ -49,7 +49,7 @@ class Cells:
         for number, line in enumerate(lines, 1):
             try:
                 cell = json.loads(line)
-                cells[cell.pop("cell")] = cell
+                cells[cell["cell"]] = cell
             except (ValueError, KeyError) as error:
                 raise ValueError(
                     f"{self.path}, line {number} is not a cell in JSON ({error}); remove the line, and run the script again"
@@ -66,19 +66,24 @@ class Cells:
                 if file.read() != b"\n":
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps({"cell": name, **content}).encode() + b"\n")
+            file.write(json.dumps({**content, "cell": name}).encode() + b"\n")
 
     def complete(
         self,
-        name: str,
-        make: Callable[[], Content],
+        make: Callable[..., Content],
+        keys: Content,
+        name: str | None = None,
         current: Callable[[Content], bool] = lambda cell: True,
         show: Callable[[Content], Any] = lambda cell: cell,
     ) -> Content:
-        """The cell of this name: the one that is there if it is `current`, else one made, stamped, kept and printed now."""
+        """The cell of these keys: the one that is there if it is `current`, else one made, stamped, kept and printed now.
+
+        `make` is called with the keys, which the cell holds, too; its name is made of them.
+        """
+        name = name or "-".join(str(value).replace(" ", "_") for value in keys.values())
         cell = self.read().get(name)
         if cell is None or not current(cell):
-            cell = {**make(), **stamp()}
+            cell = {**keys, **make(**keys), **stamp()}
             self.add(name, cell)
             print(name, show(cell), flush=True)
         return cell
