@@ -42,7 +42,7 @@ def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.nda
     encoder.pooler = None
     classes, y = np.unique(train["y"], return_inverse=True)
     names, d = np.unique(train["domain"], return_inverse=True)
-    size, weight = params["batch_size"], params["corruption_weight"]
+    size = params["batch_size"]
 
     def batch(texts: list[str]) -> Any:
         return tokenizer(texts, truncation=True, max_length=params["max_length"], padding=True, return_tensors="pt")
@@ -62,9 +62,8 @@ def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.nda
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     model = engine.TextClassifier(encoder, len(classes))
-    model.corruption_head = engine.CorruptionHead(
-        encoder.config.hidden_size, len(names), [encoder.config.num_hidden_layers - 1]
-    )
+    width, depth = encoder.config.hidden_size, encoder.config.num_hidden_layers
+    model.layers, model.heads["corruption"] = [depth - 1], engine.CorruptionHead(width, len(names), 1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -76,17 +75,18 @@ def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.nda
     schedule = transformers.get_linear_schedule_with_warmup(
         optimizer, round(optimisation["warmup_steps"] * steps), steps
     )
-    loss = engine.MetaFineTuningLoss(weight)
+    recipe = engine.MetaFineTuning(params["corruption_weight"], 0.0)
     model.train()
     for _ in range(epochs):
         order, z = rng.permutation(len(X)), rng.permutation(d)
         for rows in np.array_split(order, range(size, len(X), size)):
             inputs = batch([X[i] for i in rows])
-            columns = {"weight": t[rows], "domain": d[rows], "corrupted": z[rows]}
+            columns = {"y": y[rows], "weight": t[rows], "domain": d[rows], "corrupted": z[rows]}
             tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in columns.items()}
-            terms = loss(model(**inputs, domain=tensors["domain"]), torch.from_numpy(y[rows]), tensors)
+            terms = recipe.terms(model, model(**inputs), tensors)
+            corruption_weight, corruption_loss = terms["corruption_loss"]
             optimizer.zero_grad()
-            terms["loss"].backward()
+            (terms["label_loss"] + corruption_weight * corruption_loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), optimisation["max_grad_norm"])
             optimizer.step()
             schedule.step()
@@ -129,7 +129,7 @@ def run(shots: int, seed: int) -> Content:
         "n_test": len(test),
         "accuracy": {name: float((p == test["y"]).mean()) for name, p in predicted.items()},
         "seconds": {"fast": middle - begin, "plain": time.perf_counter() - middle},
-        "precision": str(fast.net_.dtype),
+        "precision": f"torch.{engine.precision()}",
     }
 
 

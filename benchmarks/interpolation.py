@@ -40,9 +40,9 @@ def between(task: str, train: pd.DataFrame, valid: pd.DataFrame, seed: int) -> d
     import torch
 
     clf = fit(train, 2, seed)
-    module = clf.net_.module_
+    module = clf.meta_learner_
     end = {name: p.detach().clone() for name, p in module.named_parameters()}
-    start = dict(fit(train, 2, seed, learning_rate=1e-15, meta_epochs=1).net_.module_.named_parameters())
+    start = dict(fit(train, 2, seed, learning_rate=1e-15, meta_epochs=1).meta_learner_.named_parameters())
     accuracy = {}
     for share in SHARES[task]:
         with torch.no_grad():
@@ -57,7 +57,7 @@ def between_domains(train: pd.DataFrame, valid: pd.DataFrame, seed: int) -> dict
     import torch
 
     clf = fit(train, 3, seed)
-    start, ends = dict(clf.net_.module_.named_parameters()), dict(clf.adapted_weights_)
+    start, ends = dict(clf.meta_learner_.named_parameters()), dict(clf.adapted_weights_)
     accuracy = {}
     for share in ADAPTATION_SHARES:
         clf.adapted_weights_ = {

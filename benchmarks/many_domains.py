@@ -57,11 +57,7 @@ def tensors_of(module: Any) -> list[Any]:
 
 def held_bytes(clf: Any) -> int:
     """Bytes of all tensors and arrays of a fitted estimator, shared ones once; not its tokenizer and history."""
-    import torch
-
-    module, optimizer = clf.net_.module_, clf.net_.optimizer_
-    tensors = tensors_of(module) + [p.grad for p in module.parameters() if p.grad is not None]
-    tensors += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    tensors = tensors_of(clf.meta_learner_) + [p.grad for p in clf.meta_learner_.parameters() if p.grad is not None]
     tensors += [t for own in clf.adapted_weights_.values() for t in own.values()]
     return sum(storages(tensors).values()) + sum(a.nbytes for a in vars(clf).values() if isinstance(a, np.ndarray))
 
@@ -69,34 +65,35 @@ def held_bytes(clf: Any) -> int:
 def peak_memory(clf: Any, X: list[str], domains: Any) -> dict[str, int]:
     """Bytes while rows of these domains are predicted.
 
-    ``weights``: of the meta-learner and of the network that answers, at most, shared tensors once: what a device has to
+    ``weights``: of the meta-learner and of the encoder that answers, at most, shared tensors once: what a device has to
     hold. ``more``: on the CPU the peak of what torch's allocator gives out beside that (activations, and the copies that
     autocast makes of weights). ``peak``: on CUDA the peak of all allocated memory; on the CPU the sum of the two.
     """
     import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+    from transformers import PreTrainedModel
 
-    run, tokens = engine.Run.start(clf, clf.seed_), engine.tokens_of(clf, X)
-    module = clf.net_.module_.to(run.device)
-    resting = places([*tensors_of(module), *(t for own in clf.adapted_weights_.values() for t in own.values())])
+    clf.predict(X[:1])  # the meta-learner is on its device
+    resting = places(
+        [*tensors_of(clf.meta_learner_), *(t for own in clf.adapted_weights_.values() for t in own.values())]
+    )
     most = made = 0  # made for one domain's network: counted as weights, and given out by the allocator
 
-    def batches(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    def look(module: Any, inputs: Any) -> None:
         nonlocal most, made
-        used = {**places(tensors_of(module)), **places(tensors_of(forward.__self__))}
-        most = max(most, sum(used.values()))
-        made = max(made, sum(size for place, size in used.items() if place not in resting))
-        return run.batches(forward, *args, **kwargs)
+        if isinstance(module, PreTrainedModel):
+            used = {**places(tensors_of(clf.meta_learner_)), **places(tensors_of(module))}
+            most = max(most, sum(used.values()))
+            made = max(made, sum(size for place, size in used.items() if place not in resting))
 
-    def predict() -> None:
-        engine.domain_logits(batches, module, tokens, list(domains), clf.adapted_weights_, len(clf.classes_), run.dtype)
-
-    if run.device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats(run.device)
-        predict()
-        return {"weights": most, "peak": torch.cuda.max_memory_allocated(run.device)}
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        predict()
+    with register_module_forward_pre_hook(look):
+        if torch.cuda.is_available() and clf.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            clf.predict(X, domains=domains)
+            return {"weights": most, "peak": torch.cuda.max_memory_allocated()}
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+            clf.predict(X, domains=domains)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     given_out = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     more = int(given_out.max()) - made
@@ -105,10 +102,11 @@ def peak_memory(clf: Any, X: list[str], domains: Any) -> dict[str, int]:
 
 def by_peft(clf: Any, tensors: dict[str, Any]) -> Any:
     """The network of one domain with peft's layers in it, not merged."""
-    module = copy.deepcopy(clf.net_.module_)
+    module = copy.deepcopy(clf.meta_learner_)
     names = engine.adapted_layers(tensors)
     rank = len(tensors[names[0] + ".lora_A"])
-    engine.add_adapters(module.encoder, engine.LoraSettings(rank, rank, [n.removeprefix("encoder.") for n in names]))
+    targets = [name.removeprefix("encoder.") for name in names]
+    engine.add_adapters(module.encoder, {"r": rank, "lora_alpha": rank, "target_modules": targets})
     state = {n: t for n, t in tensors.items() if n.startswith("label_head.")}
     for name in names:
         state |= {f"{name}.{part}.default.weight": tensors[f"{name}.{part}"] for part in ("lora_A", "lora_B")}
@@ -118,24 +116,23 @@ def by_peft(clf: Any, tensors: dict[str, Any]) -> Any:
 
 def throughput(clf: Any, X: list[str]) -> dict[str, list[float]]:
     """Rows a second, tokenizing not counted; the same rows each time, only their domains differ."""
-    run, tokens = engine.Run.start(clf, clf.seed_), engine.tokens_of(clf, X)
-    module = clf.net_.module_.to(run.device)
-    names = list(clf.adapted_weights_)
-    models = [clf.adapted_weights_[name] for name in names]
+    clf.predict(X[:1])  # the meta-learner is on its device
+    module, tokens = clf.meta_learner_, engine.tokens_of(clf, X)
+    models = list(clf.adapted_weights_.values())
     mixed = np.random.default_rng(0).permutation(np.arange(len(X)) % len(models))
     one = np.zeros_like(mixed)
     unmerged = by_peft(clf, models[0])
     groups = [np.flatnonzero(mixed == i) for i in range(len(models))]
+    run = partial(engine.run_texts, clf)
     calls = {
-        "mixed": lambda: run.batches(engine.rowwise_logits(module, models), tokens, 2, columns={"model": mixed}),
-        "one": lambda: run.batches(engine.rowwise_logits(module, models[:1]), tokens, 2, columns={"model": one}),
-        "one, peft": lambda: run.batches(unmerged.label_logits, tokens, 2),
-        "one, merged": lambda: run.batches(engine.domain_model(module, models[0]).label_logits, tokens, 2),
+        "mixed": lambda: run(engine.rowwise_logits(module, models), tokens, model=mixed),
+        "one": lambda: run(engine.rowwise_logits(module, models[:1]), tokens, model=one),
+        "one, peft": lambda: run(unmerged.label_logits, tokens),
+        "one, merged": lambda: run(engine.domain_model(module, models[0]).label_logits, tokens),
         "mixed, by domain": lambda: [
-            run.batches(engine.domain_model(module, m).label_logits, tokens.subset(g), 2)
-            for m, g in zip(models, groups)
+            run(engine.domain_model(module, m).label_logits, tokens.subset(g)) for m, g in zip(models, groups)
         ],
-        "meta-learner": lambda: run.batches(module.label_logits, tokens, 2),
+        "meta-learner": lambda: run(module.label_logits, tokens),
     }
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(REPEATS + 1):  # the first is the warm-up
@@ -170,11 +167,11 @@ def cost(device: str, method: str, n_texts: int) -> Content:
         on_disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         encoder_on_disk = sum(p.stat().st_size for p in Path(folder).rglob("encoder/*.safetensors"))
     cell = {
-        "encoder": sum(storages(tensors_of(clf.net_.module_.encoder)).values()),
+        "encoder": sum(storages(tensors_of(clf.meta_learner_.encoder)).values()),
         "held": held_bytes(clf),
         "on_disk": on_disk,
         "encoder_on_disk": encoder_on_disk,
-        "precision": str(clf.net_.dtype),
+        "precision": f"torch.{engine.precision(device)}",
     }
     if method == "full":
         domains = np.resize(list(clf.adapted_weights_), len(texts))

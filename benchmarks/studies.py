@@ -33,7 +33,7 @@ REFERENCE = "paper"  # weight 0.1, last layer, all rows
 SETTINGS: dict[str, dict[str, Any]] = {
     REFERENCE: {},
     **{f"weight {w:g}": {"corruption_weight": w} for w in WEIGHTS if w != 0.1},
-    **{f"layers {name}": {"corruption_layers": layers} for name, layers in LAYERS.items() if name != "the last"},
+    **{f"layers {name}": {"layers": layers} for name, layers in LAYERS.items() if name != "the last"},
     **{f"{which} {share:g}": {"share": share, "which": which} for share in SHARES for which in ("typical", "random")},
 }
 EXTREMES = 3  # rows of each class and domain shown as the most, and as the least typical
@@ -47,7 +47,9 @@ def most_typical(rows: pd.DataFrame, typicality: np.ndarray, share: float) -> pd
 
 
 def classifier(setting: str, seed: int) -> Any:
-    params = {k: v for k, v in SETTINGS[setting].items() if k not in ("share", "which")}
+    params = {k: v for k, v in SETTINGS[setting].items() if k == "corruption_weight"}
+    if layers := SETTINGS[setting].get("layers"):
+        params["recipe"] = engine.MetaFineTuning(corruption_layers=layers)
     return engine.paper(adaptation=None, random_state=seed, **params)
 
 

@@ -169,9 +169,9 @@ class Bench:
     def stage3(self) -> float:
         n, name = self.n_train, self.domains[0]
         self.fitted.set_params(adaptation="full", adaptation_epochs=1)
-        self.fitted.net_.module_.to(self.device)  # where `fit` leaves it; other methods' memory does not hold it
+        self.fitted.meta_learner_.to(self.device)  # where `fit` leaves it; other methods' memory does not hold it
         self.fitted.adapt(self.X[:n], self.y[:n], domain=name)
-        self.fitted.net_.module_.to("cpu")
+        self.fitted.meta_learner_.to("cpu")
         return self.fitted.history_[-1]["seconds"]
 
     def model_and_rows(self, **config: Any) -> tuple[Any, Any, list[dict[str, Any]]]:
@@ -370,7 +370,7 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
     inference, _ = in_turn({name: call for name, (call, _) in calls.items()}, args.repeats, timed=True)
     sizes = {name: n for name, (_, n) in calls.items()}
     del calls  # the peers' models
-    bench.fitted.net_.module_.to("cpu")
+    bench.fitted.meta_learner_.to("cpu")
     training, memory = in_turn(bench.training(workers), args.repeats, timed=False)
     result: dict[str, Any] = {
         "task": task, "batch": batch, "texts": n_texts, "training_texts": n_train, "workers": workers, "limit": limit,

@@ -49,7 +49,7 @@ class Cells:
         for number, line in enumerate(lines, 1):
             try:
                 cell = json.loads(line)
-                cells[cell["cell"]] = cell
+                cells[cell["cell"]] = with_todays_names(cell)
             except (ValueError, KeyError) as error:
                 raise ValueError(
                     f"{self.path}, line {number} is not a cell in JSON ({error}); remove the line, and run the script again"
@@ -87,6 +87,27 @@ class Cells:
             self.add(name, cell)
             print(name, show(cell), flush=True)
         return cell
+
+
+def with_todays_names(cell: Content) -> Content:
+    """A cell whose settings are called as skmft's parameters are now, if it is older than they."""
+    if "weight_decay" not in cell.get("settings", {}) or "batch_size" not in cell["settings"]:
+        return cell  # of now, or another package's
+    settings = dict(cell["settings"])
+
+    def changed(defaults: Content) -> Content:
+        """What parameters that are gone had instead of their defaults."""
+        given = {name: settings.pop(name, default) for name, default in defaults.items()}
+        return {name: value for name, value in given.items() if value != defaults[name]}
+
+    settings["optimizer_params"] = changed({"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}) or None
+    settings["unknown_domain"] = settings["unknown_domain"].replace("meta", "ignore")
+    if "meta_epochs" in settings:
+        settings["lora_config"] = changed({"lora_rank": 8, "lora_alpha": 16, "lora_target_modules": None}) or None
+        recipe = changed({"corruption_layers": [-1], "corruption_labels": "epoch", "contrastive_temperature": 0.1})
+        given = [f"{name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in recipe.items()]
+        settings["recipe"] = f"MetaFineTuning({', '.join(given)})" if given else None
+    return {**cell, "settings": settings}
 
 
 def made_with(settings: Content) -> Callable[[Content], bool]:

@@ -19,31 +19,23 @@ _PLACES = {
         "MultiTaskClassifier",
         "SingleDomainClassifier",
     ],
-    "skmft.adaptation": ["domain_logits", "domain_model"],
-    "skmft.batches": ["TrainingRows"],
-    "skmft.classifier": ["MOST_ROWS_APART"],
-    "skmft.corruption": [
-        "CorruptionHead",
-        "MetaFineTuningLoss",
-        "corruption_loss",
-        "draw_corrupted_labels",
-        "label_loss",
-    ],
-    "skmft.inputs": ["positions"],
-    "skmft.lora": ["LoraSettings", "adapted_layers", "add_adapters", "rowwise_logits"],
     "skmft.metrics": ["domain_invariance_score", "make_domain_scorer"],
     "skmft.model_selection": ["DomainStratifiedKFold"],
-    "skmft.networks": [
-        "DEFAULT_MODEL",
-        "TextClassifier",
-        "find_encoder",
-        "load_tokenizer",
-        "pool",
-        "reads_token_types",
-    ],
-    "skmft.stages": ["ADAPTATION_EPOCHS", "ADAPTATION_LEARNING_RATES", "META_EPOCHS", "Run"],
-    "skmft.training": ["auto_epochs", "has_native_bfloat16", "resolve_device"],
-    "skmft.typicality": ["class_domain_prototypes", "normalized_weights", "similarities", "typicality"],
+    "skmft.recipes": ["MetaFineTuning"],
+    "skmft._base": ["MOST_PAIRS_BI"],
+    "skmft._engine.encoder": ["DEFAULT_MODEL", "find_encoder", "load_tokenizer"],
+    "skmft._engine.inference": ["run_in_batches"],
+    "skmft._engine.model": ["TextClassifier", "pool", "reads_token_types"],
+    "skmft._engine.runtime": ["Runtime", "has_native_bfloat16", "resolve_device"],
+    "skmft._engine.training": ["auto_epochs"],
+    "skmft._method.adaptation": ["ADAPTATION_EPOCHS", "ADAPTATION_LEARNING_RATES", "domain_model"],
+    "skmft._method.adversarial": ["ReverseGradient"],
+    "skmft._method.corruption": ["CorruptionHead", "domain_head"],
+    "skmft._method.label_loss": ["label_loss"],
+    "skmft._method.lora": ["adapted_layers", "add_adapters", "rowwise_logits"],
+    "skmft._method.typicality": ["class_domain_prototypes", "normalized_weights", "similarities", "typicality"],
+    "skmft._parameters": ["OPTIMIZER_DEFAULTS"],
+    "skmft._stage": ["META_EPOCHS"],
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
@@ -67,7 +59,7 @@ def paper(model: str | None = None, **params: Any) -> Any:
 
 def params_of(clf: Any) -> dict[str, Any]:
     """An estimator's parameters, as a cell holds them."""
-    return plain(clf.get_params())
+    return plain(clf.get_params(deep=False))
 
 
 def settings_of(clf: Any) -> dict[str, Any]:
@@ -82,19 +74,19 @@ def auto() -> dict[str, Any]:
             "meta_epochs": _take("META_EPOCHS"),
             "adaptation_epochs": _take("ADAPTATION_EPOCHS"),
             "adaptation_learning_rate": _take("ADAPTATION_LEARNING_RATES"),
-            "pair_encoding": _take("MOST_ROWS_APART"),
+            "pair_encoding": _take("MOST_PAIRS_BI"),
         }
     )
 
 
 def optimiser(learning_rate: float | None = None) -> dict[str, float]:
     """The optimisation that all classifiers have by default, under the names of transformers' arguments."""
-    clf = _take("MetaFineTunedClassifier")()
+    params = dict(_take("OPTIMIZER_DEFAULTS"))
+    warmup = params.pop("warmup_ratio")  # a fraction of steps is a ratio to transformers
     return {
-        "learning_rate": learning_rate or clf.learning_rate,
-        "warmup_steps": clf.warmup_ratio,  # a fraction of steps is a ratio to it
-        "weight_decay": clf.weight_decay,
-        "max_grad_norm": clf.max_grad_norm,
+        "learning_rate": learning_rate or _take("MetaFineTunedClassifier")().learning_rate,
+        "warmup_steps": warmup,
+        **params,
     }
 
 
@@ -108,12 +100,20 @@ def budget(n_rows: int, batch_size: int = 32, epochs: int | None = None) -> int:
     return (epochs or epochs_of(n_rows, batch_size)) * math.ceil(n_rows / batch_size)
 
 
-def precision() -> str:
-    """Of fine-tuning on the device that is used here."""
-    native = _take("has_native_bfloat16")(_take("resolve_device")("auto"))
+def precision(device: str = "auto") -> str:
+    """Of fine-tuning on a device."""
+    native = _take("has_native_bfloat16")(_take("resolve_device")(device))
     return "bfloat16" if native else "float32"
 
 
 def tokens_of(clf: Any, texts: list[Any]) -> Any:
-    """Token ids of texts, as a fitted estimator reads them."""
+    """Token ids of texts, as a fitted classifier reads them."""
     return clf._tokenize(texts)[0]
+
+
+def run_texts(clf: Any, forward: Any, tokens: Any, **columns: Any) -> Any:
+    """A forward pass over all texts, in the batches in which a fitted classifier predicts."""
+    runtime = _take("Runtime").start(clf.device, clf.precision, clf.seed_)
+    size = clf.batch_size * clf.max_length
+    width = len(clf.classes_)
+    return _take("run_in_batches")(forward, tokens, width=width, max_tokens=size, runtime=runtime, columns=columns)

@@ -92,7 +92,9 @@ class Ours:
     def make(self, seed: int, common: dict[str, Any]) -> Any:
         if self.classifier == "exact":
             return engine.MetaFineTunedClassifier.from_paper(common["model"], random_state=seed)
-        return getattr(engine, self.classifier)(random_state=seed, **common, **self.params)
+        names = {} if self.classifier in ("paper", "MetaFineTunedClassifier") else {"meta_epochs": "epochs"}
+        given = {names.get(name, name): value for name, value in common.items()}
+        return getattr(engine, self.classifier)(random_state=seed, **given, **self.params)
 
     def __call__(self, data: Data) -> Results:
         clf, start = self.make(data.seed, data.common), time.perf_counter()
