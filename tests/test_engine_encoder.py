@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEPTH, FAMILIES, make_texts
-
-from skmft import MetaFineTunedClassifier
 from skmft.encoding import tokenize
 from skmft.networks import (
     DEFAULT_MODEL,
@@ -25,6 +23,8 @@ from skmft.networks import (
     with_tensors,
 )
 from skmft.stages import Run
+
+from skmft import MetaFineTunedClassifier
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

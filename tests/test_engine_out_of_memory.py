@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_texts
-from skorch.callbacks import Callback
-
 from skmft.contrastive import WholeBatch
 from skmft.networks import TextClassifier
 from skmft.parts import ALONE, MicroBatches, Processes, is_out_of_memory, parts_of
+from skorch.callbacks import Callback
 
 
 class Device:

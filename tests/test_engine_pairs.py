@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, make_texts
+from skmft.networks import find_encoder, load_encoder
 
 from skmft import MetaFineTunedClassifier
 from skmft.baselines import MixedDomainClassifier, MultiTaskClassifier
-from skmft.networks import find_encoder, load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_texts
-from skorch.callbacks import Callback
-from transformers import get_linear_schedule_with_warmup
-
 from skmft.batches import TrainingRows
 from skmft.corruption import MetaFineTuningLoss
 from skmft.encoding import tokenize
@@ -25,6 +22,8 @@ from skmft.training import (
     resolve_precision,
     run_in_batches,
 )
+from skorch.callbacks import Callback
+from transformers import get_linear_schedule_with_warmup
 
 CPU = torch.device("cpu")
 

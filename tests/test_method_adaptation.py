@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, make_texts
-from test_classifier import RaisesAt
-
 from skmft.adaptation import domain_logits, domain_model, has_own_encoder
 from skmft.lora import LoraSettings, adapted_layers, add_adapters, check_settings, default_targets, rowwise_logits
 from skmft.networks import TextClassifier, find_encoder, load_encoder
 from skmft.stages import ADAPTATION_LEARNING_RATES
 from skmft.training import autocast
+from test_classifier import RaisesAt
 
 peft = pytest.importorskip("peft", reason="needs the extra skmft[lora]")
 DOMAINS = ["books", "dvd", "kitchen", "music"]

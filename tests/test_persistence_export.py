@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import make_texts
-from transformers import AutoTokenizer
-
 from skmft.stages import Run
+from transformers import AutoTokenizer
 
 DOMAINS = (None, "books", "kitchen", "music")
 

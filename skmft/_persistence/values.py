@@ -51,7 +51,9 @@ def decode(value: Any, recipe: Callable[[str, dict[str, Any]], Any] | None = Non
         name, params = content
         params = decode(params, recipe)
         if not isinstance(name, str) or not isinstance(params, dict):
-            raise TypeError(f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of its parameters")
+            raise TypeError(
+                f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of its parameters"
+            )
         return recipe(name, params)
     return {"list": list, "tuple": tuple}[kind](decode(v, recipe) for v in content)
 
