@@ -9,6 +9,7 @@ from typing import Any, Self
 from . import recipes
 from ._persistence import export, hub, loading, saving
 from ._persistence.state import FittedState
+from ._typing import Name, Params
 
 
 class SavingMixin:
@@ -18,7 +19,7 @@ class SavingMixin:
         raise NotImplementedError
 
     @classmethod
-    def _checked(cls, params: dict[str, Any]) -> Self:
+    def _checked(cls, params: Params) -> Self:
         """An estimator of these parameters; raises where they are not valid."""
         raise NotImplementedError
 
@@ -136,7 +137,7 @@ class SavingMixin:
         """
         return hub.push(self.save, repo_id, private=private, notes=notes, **upload)
 
-    def to_sentence_transformer(self, domain: Any = None) -> Any:
+    def to_sentence_transformer(self, domain: Name = None) -> Any:
         """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
 
         Parameters
@@ -159,7 +160,7 @@ class SavingMixin:
         """
         return export.to_sentence_transformer(self._fitted_state(), domain)
 
-    def to_onnx(self, path: str | os.PathLike, domain: Any = None) -> list[str]:
+    def to_onnx(self, path: str | os.PathLike, domain: Name = None) -> list[str]:
         """Write a model as an ONNX file, from token ids to label logits, for any batch and length.
 
         Parameters

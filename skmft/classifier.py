@@ -18,12 +18,13 @@ from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._meta_learner import MetaLearnerMixin
 from ._parameters import CONSTRAINTS, EPOCHS
+from ._typing import Params
 from .recipes import MetaFineTuning, Recipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-PAPER: dict[str, Any] = {  # what `from_paper` sets
+PAPER: Params = {  # what `from_paper` sets
     "learning_rate": 1e-5,
     "batch_size": 32,
     "meta_epochs": 2,

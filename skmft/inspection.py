@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain
 from ._inputs.texts import column_names, order_columns, read_texts
+from ._typing import Array, Axes, Params, Texts
 
 __all__ = [
     "DomainScoresDisplay",
@@ -28,7 +29,7 @@ _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 _LEGEND_ROWS = 16  # names in one column of a legend
 
 
-def _mark(number: int) -> dict[str, Any]:
+def _mark(number: int) -> Params:
     """Colour and marker of the class or domain of this number: 64 pairs, which then come again."""
     return {"color": _COLOURS[number % 8], "marker": _MARKERS[number // 8 % 8]}
 
@@ -37,12 +38,12 @@ def _legend_columns(n_names: int) -> int:
     return max(1, -(-n_names // _LEGEND_ROWS))
 
 
-def _legend(ax: Any, n_names: int = 1, **more: Any) -> None:
+def _legend(ax: Axes, n_names: int = 1, **more: Any) -> None:
     """Put the legend to the right of the axes."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Any, X: Any) -> Any:
+def _without_domains(clf: Any, X: Texts) -> Any:
     """X without the column that the estimator reads domains from, which are then given apart from it."""
     columns = column_names(X)
     if columns is None or clf.domain_column is None:
@@ -53,14 +54,14 @@ def _without_domains(clf: Any, X: Any) -> Any:
 class _Display:
     """What the displays share: panels, and after `plot` the attributes ``axes_``, ``ax_`` (the first) and ``figure_``."""
 
-    axes_: NDArray[Any]
+    axes_: Array
     ax_: Any
     figure_: Any
     _panels: Sequence[str] = ("the display",)
     _rows = 1  # of panels
     _size: tuple[float, float]  # of a new figure
 
-    def plot(self, ax: Any = None) -> Self:
+    def plot(self, ax: Axes = None) -> Self:
         """Draw the display.
 
         Parameters
@@ -87,7 +88,7 @@ class _Display:
         self.axes_, self.ax_, self.figure_ = axes, axes[0], axes[0].figure
         return self
 
-    def _draw(self, axes: NDArray[Any]) -> None:
+    def _draw(self, axes: Array) -> None:
         raise NotImplementedError
 
 
@@ -119,7 +120,7 @@ class TypicalityDisplay(_Display):
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> Self:
+    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
 
         Parameters
@@ -137,7 +138,7 @@ class TypicalityDisplay(_Display):
         return cls(clf.typicality(_without_domains(clf, X), y, domains), y, domains).plot(ax)
 
     @classmethod
-    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> Self:
+    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Draw known typicalities, such as ``clf.typicality_`` of the training rows.
 
         Parameters
@@ -151,7 +152,7 @@ class TypicalityDisplay(_Display):
         """
         return cls(typicality, y, domains).plot(ax)
 
-    def _draw(self, axes: NDArray[Any]) -> None:
+    def _draw(self, axes: Array) -> None:
         [ax], n = axes, len(self.classes)
         first = np.arange(len(self.domains)) * (n + 0.6)  # place of every domain's first box
         for j, label in enumerate(self.classes):
@@ -204,12 +205,12 @@ class DomainScoresDisplay(_Display):
     def from_estimator(
         cls,
         clf: Any,
-        X: Any,
+        X: Texts,
         y: ArrayLike,
         domains: ArrayLike,
         *,
         baselines: Mapping[str, Any] | None = None,
-        ax: Any = None,
+        ax: Axes = None,
     ) -> Self:
         """Draw the accuracy of the meta-learner, of the adapted models, and of baselines.
 
@@ -241,7 +242,7 @@ class DomainScoresDisplay(_Display):
         *,
         metric: Any = accuracy_score,
         metric_name: str = "accuracy",
-        ax: Any = None,
+        ax: Axes = None,
     ) -> Self:
         """Score the predictions of several models in every domain, and draw the scores.
 
@@ -270,7 +271,7 @@ class DomainScoresDisplay(_Display):
         }
         return cls(pd.DataFrame(scores), metric_name).plot(ax)
 
-    def _draw(self, axes: NDArray[Any]) -> None:
+    def _draw(self, axes: Array) -> None:
         [ax], places = axes, np.arange(len(self.scores))
         ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#dddddd", linewidth=3, zorder=1)
         for j, name in enumerate(self.scores):
@@ -315,7 +316,7 @@ class TrainingHistoryDisplay(_Display):
             self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * _legend_columns(len(self._adapted)), 4)
 
     @classmethod
-    def from_estimator(cls, clf: Any, *, ax: Any = None) -> Self:
+    def from_estimator(cls, clf: Any, *, ax: Axes = None) -> Self:
         """Draw the history of a fitted estimator.
 
         Parameters
@@ -330,7 +331,7 @@ class TrainingHistoryDisplay(_Display):
         """
         return cls(clf.history_).plot(ax)
 
-    def _draw(self, axes: NDArray[Any]) -> None:
+    def _draw(self, axes: Array) -> None:
         from matplotlib.ticker import MaxNLocator
 
         for number, (ax, names) in enumerate(zip(axes, (self._meta, self._adapted))):
@@ -383,7 +384,7 @@ class EmbeddingDisplay(_Display):
         self._size = 8.5 + 1.5 * _legend_columns(most), 8
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Any, y: ArrayLike, domains: ArrayLike, *, ax: Any = None) -> Self:
+    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
 
         Parameters
@@ -399,7 +400,7 @@ class EmbeddingDisplay(_Display):
         """
         return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
 
-    def _draw(self, axes: NDArray[Any]) -> None:
+    def _draw(self, axes: Array) -> None:
         order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
         for k, (ax, title) in enumerate(zip(axes, self._panels)):
             names, numbers = np.unique(self.y if k < 2 else self.domains, return_inverse=True)
@@ -416,7 +417,7 @@ class EmbeddingDisplay(_Display):
                 _legend(ax, len(names), fontsize="small")
 
 
-def explain_typicality(clf: Any, X: Any, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
+def explain_typicality(clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
     A row that is nearer to a prototype of another class than to any of its own may be mislabelled.

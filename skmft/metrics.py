@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
 from ._inputs.grouping import check_domains, check_lengths, column_of, rows_by_domain
+from ._typing import Array, Domains, Params, Texts
 
 __all__ = [
     "DomainScorer",
@@ -34,7 +35,7 @@ __all__ = [
 Metric = Callable[..., float]
 
 
-def _by_domain(domains: ArrayLike, **arrays: Any) -> dict[Any, dict[str, NDArray[Any]]]:
+def _by_domain(domains: ArrayLike, **arrays: Any) -> dict[Any, dict[str, Array]]:
     """Every domain's part of `y` and the other arrays, by their names; those that are None are left out."""
     given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
     n_rows = len(given["y"])
@@ -43,7 +44,9 @@ def _by_domain(domains: ArrayLike, **arrays: Any) -> dict[Any, dict[str, NDArray
     return {domain: {name: array[rows] for name, array in given.items()} for domain, rows in groups}
 
 
-def _domain_scores(y: Any, y_pred: Any, domains: Any, metric: Metric, sample_weight: Any, kwargs: dict) -> list[float]:
+def _domain_scores(
+    y: Any, y_pred: Any, domains: Domains, metric: Metric, sample_weight: Any, kwargs: dict
+) -> list[float]:
     parts = _by_domain(domains, y=y, y_pred=y_pred, sample_weight=sample_weight).values()
     return [float(metric(part.pop("y"), part.pop("y_pred"), **part, **kwargs)) for part in parts]
 
@@ -232,7 +235,7 @@ class DomainScorer:
     response_method: str
     greater_is_better: bool
     domain_column: str | int | None
-    kwargs: dict[str, Any]
+    kwargs: Params
 
     def __repr__(self) -> str:
         name = getattr(self.metric, "__name__", repr(self.metric))
@@ -249,7 +252,7 @@ class DomainScorer:
         request.score.add_request(param="domains", alias=True)
         return request
 
-    def __call__(self, estimator: BaseEstimator, X: Any, y: ArrayLike, domains: ArrayLike | None = None) -> float:
+    def __call__(self, estimator: BaseEstimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> float:
         """Score a fitted estimator.
 
         Parameters
@@ -302,7 +305,7 @@ class DomainScorer:
         scores = [sign * self.metric(y[rows], answers[rows], **kwargs) for rows in groups]
         return float(np.min(scores) if self.average == "worst" else np.mean(scores))
 
-    def _of_classes(self, answers: NDArray[Any], classes: list[Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _of_classes(self, answers: Array, classes: list[Any]) -> tuple[Array, Params]:
         """Answers and arguments for the metric; with two classes, answers for the positive one, as `make_scorer` has it."""
         parameters = list(inspect.signature(self.metric).parameters.values())[2:]
         defaults = {p.name: None if p.default is p.empty else p.default for p in parameters}

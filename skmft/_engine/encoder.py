@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from .._typing import Tokenizer
+
 Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -209,7 +211,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .._typing import Params
 from .encoder import Encoder
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,7 +61,7 @@ def pooled_layers(
     text_length: int | None = None,
 ) -> list[torch.Tensor]:
     """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`)."""
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    inputs: Params = {"input_ids": input_ids, "attention_mask": attention_mask}
     if bi_encoded:
         assert token_type_ids is not None  # `tokenize` gives them
         inputs["input_ids"], inputs["attention_mask"] = split_texts(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._typing import Array, Tokenizer
 from .cache import RowStore
 
 Text = str | tuple[str, str]
@@ -52,7 +53,7 @@ class TokenizedTexts:
         lengths = self.offsets[rows + 1] - starts
         real = np.arange(max(1, lengths.max())) < lengths[:, None]
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
-        columns: dict[str, tuple[NDArray[Any], int]] = {"input_ids": (self.ids, self.pad_id)}
+        columns: dict[str, tuple[Array, int]] = {"input_ids": (self.ids, self.pad_id)}
         if self.type_ids is not None:
             columns["token_type_ids"] = (self.type_ids, 0)
         out = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
@@ -80,7 +81,12 @@ class TokenizedTexts:
 
 
 def tokenize_once(
-    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
+    store: RowStore,
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
+    max_length: int,
+    token_types: bool,
+    bi_encoded: bool = False,
 ) -> TokenizedTexts:
     """`tokenize`, but each text only once in the life of the store."""
     if store.path is None:
@@ -109,7 +115,7 @@ def tokenize_once(
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
+    tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
     """Tokenize texts or pairs, cut to `max_length` tokens, unpadded."""
     ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]

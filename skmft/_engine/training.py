@@ -15,6 +15,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormCl
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from .._typing import Params, Texts
 from .batches import BucketedIterator, TrainingRows
 from .distributed import ALONE, Batch, Processes
 from .inference import is_out_of_memory
@@ -58,7 +59,7 @@ class ProgressLine(Callback):
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total = description, total
 
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
         from tqdm.auto import tqdm
 
         self.bar_ = tqdm(total=self.total, desc=self.description, unit="step")
@@ -67,7 +68,7 @@ class ProgressLine(Callback):
         self.bar_.set_postfix(loss=f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}", refresh=False)
         self.bar_.update()
 
-    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
         self.bar_.close()
         del self.bar_
 
@@ -101,7 +102,7 @@ class FineTuningNet(NeuralNet):
         return [("epoch_timer", EpochTimer())]
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
-        """As skorch has it, but biases and norms, which have one dimension whatever a head's author called them, do not decay."""
+        """As skorch has it, but what has one dimension, biases and norms, does not decay, whatever a head calls it."""
         named = list(named_parameters)
         _, kwargs = super().get_params_for_optimizer(prefix, named)
         vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
@@ -112,7 +113,7 @@ class FineTuningNet(NeuralNet):
         with autocast(torch.device(self.device), self.dtype):
             return self.module_(**{name: x[name] for name in names if name in x})
 
-    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> Params:
         """Gradients and terms of the mean loss of the batch, or of this process's part of it."""
         self._set_training(True)
         self.steps_done_ = getattr(self, "steps_done_", -1) + 1

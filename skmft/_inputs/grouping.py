@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from .._typing import Array, Domains, Name, Texts
 from .domains import kind_of
 from .texts import column_names
 
 
-def as_given(values: Any) -> NDArray[Any]:
+def as_given(values: Any) -> Array:
     """Values as they were given: NumPy would turn a list's NaN into the text "nan", and its 1 and "1" into the same text."""
     return np.asarray(values, dtype=None if hasattr(values, "dtype") else object)
 
 
-def column_of(X: Any, name: Any) -> Any:
+def column_of(X: Texts, name: Name) -> Any:
     """Column `name` of a DataFrame, Hugging Face dataset or Arrow table X; None where there is none."""
     present = name is not None and name in (column_names(X) or [])
     return X[name][:] if present else None  # a dataset's column gives its rows one by one, but a slice of it at once
@@ -32,7 +33,7 @@ def check_lengths(of: str, n_rows: int, **arrays: Any) -> None:
             )
 
 
-def check_domains(domains: Any, of: str, n_rows: int, name: str = "domains") -> NDArray[Any]:
+def check_domains(domains: Domains, of: str, n_rows: int, name: str = "domains") -> Array:
     """Domain of every row, shape (n_rows,).
 
     Raises

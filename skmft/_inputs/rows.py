@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from .._engine.tokens import Text, TokenizedTexts
+from .._typing import Array, Domains, Texts
 from .domains import NO_DOMAIN, positions, read_domains, refuse_domains_as_texts
 from .texts import as_list, is_missing, read_texts
 
@@ -32,8 +33,8 @@ class LabelledTexts:
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
-    classes: NDArray[Any]
-    domain_names: NDArray[Any]
+    classes: Array
+    domain_names: Array
     columns: list[Hashable] | None
     has_domains: bool
 
@@ -47,7 +48,7 @@ class LabelledTexts:
 
 
 def read_labelled_texts(
-    X: Any, y: Any, domains: Any, sample_weight: Any, *, domain_column: Hashable | None, class_weight: ClassWeight
+    X: Texts, y: Any, domains: Domains, sample_weight: Any, *, domain_column: Hashable | None, class_weight: ClassWeight
 ) -> LabelledTexts:
     """Read the arguments of `fit`."""
     texts, column, columns = read_texts(X, domain_column)
@@ -87,8 +88,8 @@ class Rows:
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
-    classes: NDArray[Any]
-    domain_names: NDArray[Any]
+    classes: Array
+    domain_names: Array
     class_weight: ClassWeight = None
     typicality: NDArray[np.float64] | None = None
     probe: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
@@ -130,12 +131,12 @@ class Rows:
         return has_two_classes(self.labels[self.sample_weight * self.class_balance > 0])
 
 
-def has_two_classes(labels: NDArray[Any]) -> bool:
+def has_two_classes(labels: Array) -> bool:
     """Whether there are at least two distinct labels."""
     return len(np.unique(labels)) > 1
 
 
-def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
+def read_labels(y: Any, n_rows: int) -> Array:
     """Labels as an array of shape (n_rows,)."""
     if y is None:
         raise ValueError("y is None; this classifier requires y to be passed: one label a row of X.")
@@ -176,7 +177,7 @@ def balance_classes(
     class_weight: ClassWeight,
     labels: NDArray[np.int64],
     sample_weight: NDArray[np.float64],
-    classes: NDArray[Any],
+    classes: Array,
 ) -> NDArray[np.float64]:
     """Class weight of every row, shape (n_rows,), as scikit-learn defines ``class_weight``."""
     if class_weight is None:

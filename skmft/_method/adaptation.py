@@ -20,6 +20,7 @@ from .._engine.runtime import Runtime, isolated_generators
 from .._engine.tokens import TokenizedTexts
 from .._engine.training import TrainingSettings, auto_epochs, fine_tune
 from .._inputs.rows import Rows
+from .._typing import Name, Record
 from .label_loss import label_terms
 from .lora import (
     LORA_A,
@@ -103,13 +104,13 @@ class Adapted:
     """
 
     tensors: TensorBlock | None
-    history: list[dict[str, Any]]
+    history: list[Record]
 
 
 def adapt_to_domain(
     meta_learner: TextClassifier,
     rows: Rows,
-    name: Any,
+    name: Name,
     settings: AdaptationSettings,
     training: TrainingSettings,
     runtime: Runtime,

@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from .._engine.encoder import quiet
+from .._typing import Params
 from .folder import FORMAT, MANIFEST, flush, mend, sha256_of, swap, write_json
 from .state import FittedState
 from .values import decode, decode_names, encode, encode_names
@@ -39,7 +40,7 @@ _NO_RESULTS = (
 
 def save(
     state: FittedState,
-    check: Callable[[dict[str, Any]], object],
+    check: Callable[[Params], object],
     path: str | os.PathLike,
     *,
     notes: str = "",
@@ -111,7 +112,7 @@ def _refuse_place(target: Path) -> None:
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
 
-def _params_as_json(given: Mapping[str, Any]) -> dict[str, Any]:
+def _params_as_json(given: Mapping[str, Any]) -> Params:
     params, lost = {}, []
     for name, value in {**given, "memory": None}.items():  # memory is a place on this machine
         try:

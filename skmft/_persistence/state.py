@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .._engine.encoder import EncoderSource
 from .._engine.model import TextClassifier
+from .._typing import Array, Params, Record, Tokenizer
 
 STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
 
@@ -26,15 +27,15 @@ class FittedState:
     """
 
     class_name: str
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    classes: NDArray[Any]
-    domains: NDArray[Any]
+    params: Params
+    settings: Params
+    classes: Array
+    domains: Array
     class_counts: NDArray[np.int64]
     arrays: dict[str, NDArray[np.float64]]
-    history: list[dict[str, Any]]
+    history: list[Record]
     meta_learner: TextClassifier
-    tokenizer: Any
+    tokenizer: Tokenizer
     adapted_weights: Mapping[Any, Mapping[str, torch.Tensor]]
     encoder_source: EncoderSource
     is_pair: bool

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+
+from .._typing import Array, Json, Params
 
 LORA_NAMES = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "target_modules")
 
 
-def encode(value: Any) -> Any:
+def encode(value: Json) -> Any:
     """A value of a parameter as JSON that remembers tuples and the keys of dicts; other sequences become lists."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -40,7 +41,7 @@ def encode(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def decode(value: Any, recipe: Callable[[str, dict[str, Any]], Any] | None = None) -> Any:
+def decode(value: Json, recipe: Callable[[str, Params], Any] | None = None) -> Any:
     """What `encode` made JSON of; `recipe` makes a recipe of a class's name and parameters."""
     if not isinstance(value, dict):
         return value
@@ -62,13 +63,13 @@ def _name_of(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def encode_names(names: NDArray[Any]) -> dict[str, Any]:
+def encode_names(names: Array) -> Params:
     """Names of classes or domains, with their dtype."""
     dtype = names.dtype.str if names.dtype.kind in "Uiufb" else "object"
     return {"dtype": dtype, "values": [encode(value) for value in names.tolist()]}
 
 
-def decode_names(content: dict[str, Any]) -> NDArray[Any]:
+def decode_names(content: Params) -> Array:
     """What `encode_names` made JSON of."""
     dtype, values = content["dtype"], content["values"]
     if dtype != "object" and not re.fullmatch(r"[<>|=](U[0-9]{1,6}|[iuf][1248]|b1)", dtype):
