@@ -343,7 +343,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        own: list[Any] = [None] * len(tokens)
+        own: list[Name] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
             unknown = np.flatnonzero((positions(given, np.array(known, dtype=object)) < 0) & ~missing(given))
@@ -357,7 +357,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         runtime = self._runtime(self.seed_)
         model = self.meta_learner_.to(runtime.device)
 
-        def answer(rows: NDArray[np.int64], names: list[Any]) -> NDArray[np.float64]:
+        def answer(rows: NDArray[np.int64], names: list[Name]) -> NDArray[np.float64]:
             some = tokens.subset(rows)
             return domain_logits(model, some, names, self.adapted_weights_, runtime, self._max_tokens())
 

@@ -19,6 +19,7 @@ from ._base import BaseTextClassifier
 from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._parameters import CONSTRAINTS, EPOCHS
+from ._typing import Name
 from .recipes import DomainAdversarial, MultiTask, Recipe, SingleDomain
 
 __all__ = [
@@ -137,7 +138,7 @@ class _Baseline(BaseTextClassifier):
         max_length: int = 128,
         pooling: str = "mean",
         pair_encoding: str = "cross",
-        class_weight: str | dict[Any, float] | None = None,
+        class_weight: str | dict[Name, float] | None = None,
         recipe: Recipe | None = None,
         unknown_domain: str = "ignore",
         optimizer_params: Mapping[str, Any] | None = None,
@@ -168,7 +169,7 @@ class _Baseline(BaseTextClassifier):
         self.distributed = distributed
         self.verbose = verbose
 
-    _parameter_constraints: dict[str, list[Any]] = {**CONSTRAINTS, "epochs": EPOCHS, "recipe": [Recipe, None]}
+    _parameter_constraints: dict[str, list] = {**CONSTRAINTS, "epochs": EPOCHS, "recipe": [Recipe, None]}
 
     @property
     def meta_epochs(self) -> int | str:  # type: ignore[override]

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain
 from ._inputs.texts import column_names, order_columns, read_texts
-from ._typing import Array, Axes, Params, Texts
+from ._typing import Array, Axes, Estimator, Params, Texts
 
 __all__ = [
     "DomainScoresDisplay",
@@ -38,12 +38,12 @@ def _legend_columns(n_names: int) -> int:
     return max(1, -(-n_names // _LEGEND_ROWS))
 
 
-def _legend(ax: Axes, n_names: int = 1, **more: Any) -> None:
+def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     """Put the legend to the right of the axes."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Any, X: Texts) -> Any:
+def _without_domains(clf: Estimator, X: Texts) -> Any:
     """X without the column that the estimator reads domains from, which are then given apart from it."""
     columns = column_names(X)
     if columns is None or clf.domain_column is None:
@@ -120,7 +120,7 @@ class TypicalityDisplay(_Display):
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
 
         Parameters
@@ -204,7 +204,7 @@ class DomainScoresDisplay(_Display):
     @classmethod
     def from_estimator(
         cls,
-        clf: Any,
+        clf: Estimator,
         X: Texts,
         y: ArrayLike,
         domains: ArrayLike,
@@ -316,7 +316,7 @@ class TrainingHistoryDisplay(_Display):
             self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * _legend_columns(len(self._adapted)), 4)
 
     @classmethod
-    def from_estimator(cls, clf: Any, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
         """Draw the history of a fitted estimator.
 
         Parameters
@@ -384,7 +384,7 @@ class EmbeddingDisplay(_Display):
         self._size = 8.5 + 1.5 * _legend_columns(most), 8
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
 
         Parameters
@@ -417,7 +417,7 @@ class EmbeddingDisplay(_Display):
                 _legend(ax, len(names), fontsize="small")
 
 
-def explain_typicality(clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
+def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
     A row that is nearer to a prototype of another class than to any of its own may be mislabelled.
