@@ -37,7 +37,8 @@ from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_pa
 from ._persistence.state import STAGE_1, FittedState
 from ._saving import SavingMixin
 from ._stage import Stage
-from .recipes import Recipe
+from ._typing import Array, Domains, Name, Params, Texts, Tokenizer
+from .recipes import MissingRecipe, Recipe
 
 MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; benchmarks/NOTES.md, 2 and 11
 
@@ -66,13 +67,20 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
 
     _without_domains: str | None = None  # what to warn of where domains are not given
 
+    recipe: Recipe | None
+    _default_recipe: type[Recipe] = Recipe
+
     def _make_recipe(self) -> Recipe:
-        """The recipe that `fit` follows, its parameters filled in."""
-        raise NotImplementedError
+        """The recipe that `fit` follows: a copy of the user's, or the class's own."""
+        recipe = self._default_recipe() if self.recipe is None else copy.copy(self.recipe)
+        if isinstance(recipe, MissingRecipe):
+            recipe.refuse()
+        recipe.check()
+        return recipe
 
     # ------------------------------------------------------------------ fit
 
-    def fit(self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> Self:
         """Fine-tune the pre-trained encoder.
 
         Parameters
@@ -210,7 +218,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         return scored, found
 
     def _adapt_domain(
-        self, model: Any, rows: Rows, name: Any, runtime: Runtime, own: Mapping[str, torch.Tensor] | None
+        self, model: Any, rows: Rows, name: Name, runtime: Runtime, own: Mapping[str, torch.Tensor] | None
     ) -> Any:
         settings = AdaptationSettings(
             str(self.adaptation), self.adaptation_epochs, self.adaptation_learning_rate, self.lora_config
@@ -245,7 +253,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         )
 
     def _tokens(
-        self, tokenizer: Any, source: EncoderSource, texts: Sequence[Text], token_types: bool, bi_encoded: bool
+        self, tokenizer: Tokenizer, source: EncoderSource, texts: Sequence[Text], token_types: bool, bi_encoded: bool
     ) -> TokenizedTexts:
         """Token ids of the texts, from the user's `memory` where they are there."""
         if self.memory is None:
@@ -257,11 +265,11 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
     # ------------------------------------------------------------ prediction
 
     @property
-    def adapted_domains_(self) -> NDArray[Any]:
+    def adapted_domains_(self) -> Array:
         """Names of the domains that have a model of their own, those of `adapt` included."""
         return np.array(list(self.adapted_weights_))
 
-    def decision_function(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+    def decision_function(self, X: Texts, domains: Domains = None) -> NDArray[np.float64]:
         """Logits of every row: of its domain's own model where `domains` names one, else of the shared model.
 
         Parameters
@@ -287,7 +295,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         logits = self._logits(X, domains)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def predict_proba(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+    def predict_proba(self, X: Texts, domains: Domains = None) -> NDArray[np.float64]:
         """Probability of every class: softmax of the logits.
 
         Parameters
@@ -301,7 +309,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """
         return softmax(self._logits(X, domains), axis=1)
 
-    def predict(self, X: Any, domains: Any = None) -> NDArray[Any]:
+    def predict(self, X: Texts, domains: Domains = None) -> Array:
         """The most probable class of every row.
 
         Parameters
@@ -316,7 +324,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         best = self._logits(X, domains).argmax(axis=1)
         return self.classes_[best]
 
-    def score(self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.
 
         Parameters
@@ -331,7 +339,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """
         return accuracy_score(y, self.predict(X, domains), sample_weight=sample_weight)
 
-    def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
+    def _logits(self, X: Texts, domains: Domains) -> NDArray[np.float64]:
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
@@ -364,7 +372,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         out[lost] = logsumexp(each, axis=0) - math.log(len(each))  # the mean of probabilities, as logarithms
         return out
 
-    def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
+    def _tokenize(self, X: Texts) -> tuple[TokenizedTexts, Array | None]:
         self._check_parameters()
         self._check_unchanged()
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
@@ -408,7 +416,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         )
 
     @classmethod
-    def _checked(cls, params: dict[str, Any]) -> Self:
+    def _checked(cls, params: Params) -> Self:
         self = cls(**params)
         if lacking := set(self.get_params(deep=False)) - set(params):
             raise ValueError(f"params lack {sorted(lacking)}")
@@ -427,7 +435,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         self._n_features_out = embedding_width(state.meta_learner.encoder, state.meta_learner.bi_encoded)
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Params:
         """The meta-learner on the CPU, so that a pickle loads where the device that trained it is missing."""
         state = super().__getstate__()
         model = state.get("meta_learner_")

@@ -20,6 +20,7 @@ from ._engine.runtime import Runtime
 from ._engine.training import Term, TrainingSettings, auto_epochs, fine_tune
 from ._inputs.rows import Rows
 from ._method.probe import linear_probe
+from ._typing import Record
 
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}  # "auto": as many epochs as make 60 optimiser steps, but 2 at least
 
@@ -52,7 +53,7 @@ class Trained:
     """
 
     model: TextClassifier
-    history: list[dict[str, Any]]
+    history: list[Record]
     own: Mapping[Any, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
 

@@ -27,6 +27,7 @@ from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
+from ._typing import Params
 
 __all__ = [
     "DomainAdversarial",
@@ -75,6 +76,13 @@ class Recipe(BaseEstimator):
     description = "fine-tuning"
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
+    _parameter_constraints: dict[str, list[Any]] = {}  # a subclass need not have any
+
+    _parameter_constraints: dict[str, list[Any]] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError where a parameter is not valid."""
+        self._validate_params()
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds. By default one model, all rows, one round.
@@ -151,11 +159,11 @@ class MissingRecipe(Recipe):
         Its parameters.
     """
 
-    def __init__(self, name: str, params: dict[str, Any]) -> None:
+    def __init__(self, name: str, params: Params) -> None:
         self.name = name
         self.params = params
 
-    def about(self) -> tuple[str, dict[str, Any]]:
+    def about(self) -> tuple[str, Params]:
         """What a saved folder says of the recipe that it stands for."""
         return self.name, self.params
 
@@ -396,7 +404,7 @@ class DomainAdversarial(Recipe):
         return terms
 
 
-def make_recipe(name: str, params: dict[str, Any]) -> Recipe:
+def make_recipe(name: str, params: Params) -> Recipe:
     """A recipe of skmft by its class's name, or a `MissingRecipe` for others; nothing is imported."""
     module, _, kind = name.rpartition(".")
     if (

@@ -3,12 +3,11 @@ import math
 import pytest
 import torch
 from conftest import FAMILIES, make_texts
-from torch.nn import functional as F
-
 from skmft.encoding import tokenize
 from skmft.kernels import FastBfloat16, attention, dropout
 from skmft.networks import find_encoder, load_encoder, load_tokenizer, pool
 from skmft.training import autocast
+from torch.nn import functional as F
 
 
 def tensors(batch=3, heads=2, n=7, width=8, scale=1.0, seed=0):

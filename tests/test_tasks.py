@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from conftest import import_benchmarks
 from sklearn.utils import Bunch
+from skmft.inputs import read_texts
 
 from skmft.datasets import make_multi_domain_texts
-from skmft.inputs import read_texts
 
 HOME = os.environ.get("SKMFT_DATA_HOME")
 FILES = {

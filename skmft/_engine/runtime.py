@@ -19,17 +19,9 @@ from .encoder import PROCESS_STATE
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a call computes, in which precision, from which seed, and which processes take part.
+    """Where a call computes, in which precision (`dtype`), from which seed, and which processes take part.
 
-    Attributes
-    ----------
-    device : torch.device
-    dtype : torch.dtype
-        What forward passes are autocast to.
-    seed : int
-    verbose : int
-        0 in every process but the first.
-    processes : Processes
+    `verbose` is 0 in every process but the first.
     """
 
     device: torch.device
@@ -72,13 +64,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``"auto"`` is the current CUDA device where there is one, else the CPU.
-
-    Raises
-    ------
-    ValueError
-        If torch does not know the device or cannot use it here.
-    """
+    """``"auto"`` is the current CUDA device where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

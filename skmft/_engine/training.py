@@ -15,6 +15,7 @@ from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormCl
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from .._typing import Params, Texts
 from .batches import BucketedIterator, TrainingRows
 from .distributed import ALONE, Batch, Processes
 from .inference import is_out_of_memory
@@ -58,7 +59,7 @@ class ProgressLine(Callback):
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total = description, total
 
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
         from tqdm.auto import tqdm
 
         self.bar_ = tqdm(total=self.total, desc=self.description, unit="step")
@@ -67,7 +68,7 @@ class ProgressLine(Callback):
         self.bar_.set_postfix(loss=f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}", refresh=False)
         self.bar_.update()
 
-    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
         self.bar_.close()
         del self.bar_
 
@@ -79,18 +80,8 @@ class FineTuningNet(NeuralNet):
     named terms that `terms` returns, each of which goes to the history; biases and norms do not decay; several processes may
     share a batch; an interrupt is raised, not swallowed.
 
-    Parameters
-    ----------
-    module : TextClassifier
-    terms : callable
-        ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token
-        tensors, ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of steps done.
-    total_steps : int
-        Optimiser steps of the whole training.
-    dtype : torch.dtype
-        What the forward pass is autocast to.
-    processes : Processes, default=ALONE
-        Who trains together.
+    ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token tensors,
+    ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `total_steps` that is done.
     """
 
     def __init__(
@@ -111,7 +102,7 @@ class FineTuningNet(NeuralNet):
         return [("epoch_timer", EpochTimer())]
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
-        """As skorch has it, but biases and norms, which have one dimension whatever a head's author called them, do not decay."""
+        """As skorch has it, but what has one dimension, biases and norms, does not decay, whatever a head calls it."""
         named = list(named_parameters)
         _, kwargs = super().get_params_for_optimizer(prefix, named)
         vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
@@ -122,7 +113,7 @@ class FineTuningNet(NeuralNet):
         with autocast(torch.device(self.device), self.dtype):
             return self.module_(**{name: x[name] for name in names if name in x})
 
-    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> Params:
         """Gradients and terms of the mean loss of the batch, or of this process's part of it."""
         self._set_training(True)
         self.steps_done_ = getattr(self, "steps_done_", -1) + 1
@@ -177,36 +168,7 @@ def fine_tune(
     seed: int,
     description: str = "",
 ) -> list[dict[str, float]]:
-    """Train a module on rows, in place.
-
-    Parameters
-    ----------
-    module : TextClassifier
-    rows : TrainingRows
-    terms : callable
-        What is minimised; see `FineTuningNet`.
-    settings : TrainingSettings
-    runtime : Runtime
-    epochs : int
-    seed : int
-        Of the order, the redrawn columns and dropout.
-    description : str
-        Label of the progress bar, which shows where ``runtime.verbose > 0``; none if empty.
-
-    Returns
-    -------
-    list of dict
-        Per epoch: each term averaged over rows, the last learning rate, seconds.
-
-    Raises
-    ------
-    torch.OutOfMemoryError
-        If a batch does not fit in memory.
-    KeyboardInterrupt
-        If training was interrupted.
-    FloatingPointError
-        If the loss or a trained tensor is no number.
-    """
+    """Train a module on rows, in place."""
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LinearWarmupDecay(round(settings.warmup_ratio * total), total)
     processes, device = runtime.processes, runtime.device

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from .._engine.tokens import Text
+from .._typing import Array, Texts
 
 _FORMS = (
     "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array or a list of (str, str)"
@@ -55,31 +55,9 @@ class LazyTexts(Sequence[Text]):
 
 
 def read_texts(
-    X: Any, domain_column: Hashable | None = None
-) -> tuple[Sequence[Text], NDArray[Any] | None, list[Hashable] | None]:
-    """Texts or pairs of X, the values of its domain column, and the names of its text columns.
-
-    Parameters
-    ----------
-    X : list, tuple, ndarray, Series or DataFrame; or what is read slice by slice: an Arrow array or table, a Hugging Face
-        dataset or column of one, an array of fixed-width str (so a memory-mapped one), any other sequence
-    domain_column : hashable, optional
-        The column of a DataFrame, dataset or table that names the domain; may be absent from X.
-
-    Returns
-    -------
-    texts : sequence of str or of (str, str)
-        A list, or a `LazyTexts`, whose rows are checked when they are read.
-    domains : ndarray of shape (n_rows,), or None
-        None without such a column.
-    columns : list, or None
-        None where X has no named columns.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If X has another form or no rows, or a row is not text; the message names the row.
-    """
+    X: Texts, domain_column: Hashable | None = None
+) -> tuple[Sequence[Text], Array | None, list[Hashable] | None]:
+    """Texts or pairs of X, the values of its domain column, and the names of its text columns."""
     if X is None or isinstance(X, (str, bytes, Mapping, Set)) or not hasattr(X, "__len__") or issparse(X):
         hint = " For one text, pass [text]." if isinstance(X, str) else ""
         hint = " Pass one of its splits." if isinstance(X, Mapping) else hint
@@ -123,7 +101,7 @@ def read_texts(
     return LazyTexts(parts) if lazy else _check_rows(parts, 0), domains, columns
 
 
-def column_names(X: Any) -> list[Hashable] | None:
+def column_names(X: Texts) -> list[Hashable] | None:
     """Names of the columns of a DataFrame, Hugging Face dataset or Arrow table; None for other forms."""
     if isinstance(X, pd.DataFrame):
         return list(X.columns)
@@ -131,7 +109,7 @@ def column_names(X: Any) -> list[Hashable] | None:
     return list(names) if isinstance(names, (list, tuple)) else None
 
 
-def _is_fixed_width(X: Any) -> bool:
+def _is_fixed_width(X: Texts) -> bool:
     return isinstance(X, np.ndarray) and X.dtype.kind == "U"
 
 
@@ -173,7 +151,7 @@ def _check_rows(parts: list[list[Any]], first: int) -> list[Text]:
     return parts[0] if len(parts) == 1 else list(zip(*parts))
 
 
-def order_columns(X: Any, columns: list[Hashable] | None, domain_column: Hashable | None) -> Any:
+def order_columns(X: Texts, columns: list[Hashable] | None, domain_column: Hashable | None) -> Any:
     """Columns of X as they were in `fit`: text columns by name, in the order of then."""
     present = column_names(X)
     if columns is None or present is None:
@@ -188,7 +166,7 @@ def order_columns(X: Any, columns: list[Hashable] | None, domain_column: Hashabl
     return X.select_columns(names) if hasattr(X, "select_columns") else X.select(names)
 
 
-def column_hint(X: Any, domain_column: Hashable | None) -> str:
+def column_hint(X: Texts, domain_column: Hashable | None) -> str:
     """For messages about X whose two columns were read as pairs: one of them may be the domain, which nobody named."""
     names = column_names(X)
     if domain_column is not None or names is None or len(names) != 2:

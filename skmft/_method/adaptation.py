@@ -20,6 +20,7 @@ from .._engine.runtime import Runtime, isolated_generators
 from .._engine.tokens import TokenizedTexts
 from .._engine.training import TrainingSettings, auto_epochs, fine_tune
 from .._inputs.rows import Rows
+from .._typing import Name, Record
 from .label_loss import label_terms
 from .lora import (
     LORA_A,
@@ -103,13 +104,13 @@ class Adapted:
     """
 
     tensors: TensorBlock | None
-    history: list[dict[str, Any]]
+    history: list[Record]
 
 
 def adapt_to_domain(
     meta_learner: TextClassifier,
     rows: Rows,
-    name: Any,
+    name: Name,
     settings: AdaptationSettings,
     training: TrainingSettings,
     runtime: Runtime,
@@ -118,21 +119,6 @@ def adapt_to_domain(
     """Stage 3: fine-tune a copy of the meta-learner on one domain's rows, with plain cross entropy.
 
     Neither typicality nor corruption plays a part; the label head starts from the meta-learner's.
-
-    Parameters
-    ----------
-    meta_learner : TextClassifier
-        Left as it is.
-    rows : Rows
-        The domain's rows.
-    name : str, int or bool
-        The domain.
-    settings : AdaptationSettings
-    training : TrainingSettings
-        Of stage 2; the learning rate may be another here.
-    runtime : Runtime
-    own : mapping of str to Tensor, optional
-        What the domain's model has in place of the meta-learner's tensors already, to start from.
     """
     entry = {"stage": "adaptation", "domain": name}
     if not rows.can_train:
@@ -201,23 +187,6 @@ def domain_logits(
     Rows of the meta-learner, of ``"head"`` and of ``"lora"`` go through the shared encoder together, each with its own
     adapters and head. Models with an encoder of their own (``"full"``) answer one after the other, so that one of them at
     a time is on the device.
-
-    Parameters
-    ----------
-    meta_learner : TextClassifier
-        On the device that answers. Left as it is, so that several threads may predict at once.
-    tokens : TokenizedTexts
-    own : sequence of length n_rows
-        Domain of every row, a key of `adapted`; None for the meta-learner.
-    adapted : mapping
-        Domain -> tensors, as `adapt_to_domain` returns them.
-    runtime : Runtime
-    max_tokens : int
-        Most tokens of a batch.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_rows, n_classes)
     """
     n_classes = meta_learner.label_head.out_features
     number = {domain: i for i, domain in enumerate(dict.fromkeys(own))}

@@ -30,13 +30,7 @@ _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj"
 
 
 def require_peft() -> Any:
-    """The package peft.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed; the message names the extra.
-    """
+    """The package peft."""
     try:
         return import_module("peft")
     except ImportError as error:
@@ -50,16 +44,7 @@ def default_targets(encoder: Encoder) -> str | list[str]:
 
 
 def add_adapters(encoder: Encoder, given: LoraParams) -> None:
-    """Put peft's adapters beside linear layers, in place: A drawn from torch's generator, B zero; only they are trained.
-
-    Raises
-    ------
-    ImportError
-        Without peft.
-    ValueError
-        If ``target_modules`` names no layer, or one that is not linear; or if the configuration is not of plain low-rank
-        adapters.
-    """
+    """Put peft's adapters beside linear layers, in place: A drawn from torch's generator, B zero; only they are trained."""
     config = _config(given, encoder)
     targets = config.target_modules
     linear = [name for name, m in encoder.named_modules() if isinstance(m, nn.Linear)]
@@ -211,20 +196,6 @@ def rowwise_logits(module: TextClassifier, models: Sequence[Tensors]) -> Callabl
 
     The function works on a twin of `module` that shares its tensors; `module` is left alone, so that others may use it
     meanwhile. One thread at a time may call the function.
-
-    Parameters
-    ----------
-    module : TextClassifier
-        The meta-learner.
-    models : sequence of mapping
-        Adapters and heads of every model, as `adapter_tensors` names them; what a model lacks it has from the
-        meta-learner, an empty one all.
-
-    Returns
-    -------
-    callable
-        Takes ``model``, the number of every row's model, shape (batch,), and a batch's tensors; returns logits, shape
-        (batch, n_classes). It raises NotByRowError where a layer with adapters reads more than the rows.
     """
     twin: Any = with_tensors(module, {})
     head, batch = module.label_head, _Batch()

@@ -28,20 +28,6 @@ def linear_probe(
     """Weight and bias of a label head, by logistic regression at scikit-learn's default strength.
 
     The embeddings are divided by their mean norm, so that the strength means the same for every encoder.
-
-    Parameters
-    ----------
-    E : ndarray, shape (n_rows, width)
-    y : ndarray of int, shape (n_rows,)
-        Classes from 0; one without rows of weight above 0 gets the lowest bias of all.
-    weight : ndarray, shape (n_rows,)
-        Weights of mean 1.
-    n_classes : int
-
-    Returns
-    -------
-    weight : Tensor of float32, shape (n_classes, width)
-    bias : Tensor of float32, shape (n_classes,)
     """
     scale = float(np.linalg.norm(E, axis=1).mean()) or 1.0
     W, b = np.zeros((n_classes, E.shape[1])), np.zeros(n_classes)

@@ -50,21 +50,7 @@ def score_typicality(
     n_prototypes: int,
     seed: int,
 ) -> Scored:
-    """Stage 1.
-
-    Parameters
-    ----------
-    embedder : PretrainedEmbedder
-    rows : Rows
-        All of them; those of weight 0 make no prototype and are scored all the same.
-    probe : ndarray of int, or None
-        Which of the rows of weight above 0 a label head is fitted on.
-    balance : float
-        The paper's alpha.
-    n_prototypes : int
-    seed : int
-        Of k-means.
-    """
+    """Stage 1."""
     start = time.perf_counter()
     used, unused = np.flatnonzero(rows.sample_weight > 0), np.flatnonzero(rows.sample_weight == 0)
     y, domains, weight = rows.labels[used], rows.domains[used], rows.sample_weight[used]
