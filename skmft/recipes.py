@@ -78,8 +78,6 @@ class Recipe(BaseEstimator):
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
     _parameter_constraints: dict[str, list[Any]] = {}  # a subclass need not have any
 
-    _parameter_constraints: dict[str, list[Any]] = {}
-
     def check(self) -> None:
         """Raise a ValueError where a parameter is not valid."""
         self._validate_params()
