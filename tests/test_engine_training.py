@@ -1,59 +1,55 @@
-import functools
-import time
-from concurrent.futures import ThreadPoolExecutor
+"""One training: its steps, its order, what it records, and how it ends."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_texts
-from skmft.batches import TrainingRows
-from skmft.corruption import MetaFineTuningLoss
-from skmft.encoding import tokenize
-from skmft.networks import TextClassifier, find_encoder, load_encoder, load_tokenizer
-from skmft.training import (
-    LinearWarmupDecay,
-    TrainingSettings,
-    auto_epochs,
-    epoch_records,
-    fine_tune,
-    has_native_bfloat16,
-    isolated_generators,
-    resolve_device,
-    resolve_precision,
-    run_in_batches,
-)
-from skorch.callbacks import Callback
+from conftest import FAMILIES, make_texts
+from skorch.callbacks import Callback, EarlyStopping, PassthroughScoring
+from torch.nn import functional as F
 from transformers import get_linear_schedule_with_warmup
 
+from skmft._engine.batches import TrainingRows
+from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
+from skmft._engine.model import TextClassifier, reads_token_types
+from skmft._engine.runtime import Runtime, isolated_generators
+from skmft._engine.tokens import tokenize
+from skmft._engine.training import LinearWarmupDecay, TrainingSettings, auto_epochs, fine_tune
+from skmft._method.corruption import CorruptionHead
+from skmft.recipes import Recipe
+
 CPU = torch.device("cpu")
+PLAIN = Recipe().terms
 
 
-def settings(**changes):
-    plain = {
-        "learning_rate": 1e-3,
-        "batch_size": 8,
-        "weight_decay": 0.01,
-        "warmup_ratio": 0.1,
-        "max_grad_norm": 1.0,
-        "callbacks": None,
-        "device": CPU,
-        "dtype": torch.float32,
-    }
-    return TrainingSettings(**{**plain, **changes})
+def module_and_rows_of(model, columns=None):
+    X, y, _ = make_texts(20)
+    source = find_encoder(model)
+    with isolated_generators(0, CPU):
+        module = TextClassifier(load_encoder(source), 2)
+    tokens = tokenize(load_tokenizer(source, 32), X, 32, reads_token_types(module.encoder))
+    return module, TrainingRows(tokens, (y == "pos").astype(np.int64), np.linspace(0.5, 1.5, 20), columns)
 
 
 @pytest.fixture
 def module_and_rows(tiny):
-    X, y, _ = make_texts(20)
-    source = find_encoder(tiny)
-    with isolated_generators(0, CPU):
-        module = TextClassifier(load_encoder(source), 2)
-    tokens = tokenize(load_tokenizer(source, 32), X, 32, True)
-    return module, TrainingRows(tokens, (y == "pos").astype(np.int64), np.ones(20))
+    return module_and_rows_of(tiny)
 
 
-def train(module, rows, epochs=2, **changes):
-    return fine_tune(module, rows, MetaFineTuningLoss, settings(**changes), epochs=epochs, seed=3)
+def train(module, rows, terms=PLAIN, epochs=2, seed=3, dtype=torch.float32, **changes):
+    settings = TrainingSettings(**{"learning_rate": 1e-3, "batch_size": 8, **changes})
+    return fine_tune(module, rows, terms, settings, Runtime(CPU, dtype, 0), epochs=epochs, seed=seed)
+
+
+class Kept(Callback):
+    """One that is not copied, so that a test sees what it saw."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 def test_schedule_agrees_with_transformers():
@@ -72,17 +68,40 @@ def test_schedule_agrees_with_transformers():
     assert LinearWarmupDecay(0, 1)(0) == 1
 
 
-def test_one_step_is_adamw_without_decay_of_biases_and_norms(module_and_rows):
+def test_learning_rate_follows_the_schedule(module_and_rows):
+    class Rates(Kept):
+        def on_batch_end(self, net, **kwargs):
+            self.seen.append([group["lr"] for group in net.optimizer_.param_groups])
+
+    rates = Rates()
+    records = train(*module_and_rows, epochs=3, learning_rate=0.01, warmup_ratio=0.3, callbacks=[rates])
+    schedule = LinearWarmupDecay(round(0.3 * 9), 9)
+    # noted when the schedule has made its step: the rate of the next batch
+    np.testing.assert_allclose(rates.seen, [[0.01 * schedule(step)] * 2 for step in range(1, 10)])
+    assert [r["learning_rate"] for r in records] == pytest.approx([0.01 * schedule(step) for step in (2, 5, 8)])
+
+
+def test_one_step_is_adamw(module_and_rows):
     module, rows = module_and_rows
     module.eval()
     module.train = lambda mode=True: module  # no dropout, so that the step can be computed by hand
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     batch = rows.texts.batch(np.arange(20))
-    loss = torch.nn.functional.cross_entropy(module.label_logits(**batch), torch.from_numpy(rows.y))
+    losses = F.cross_entropy(module.label_logits(**batch), torch.from_numpy(rows.y), reduction="none")
     names, parameters = zip(*module.named_parameters())
+    loss = (losses * torch.linspace(0.5, 1.5, 20)).mean()
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     rate, decay = 1e-2, 0.5
-    train(module, rows, 1, learning_rate=rate, batch_size=20, weight_decay=decay, warmup_ratio=0.0, max_grad_norm=None)
+    train(
+        module,
+        rows,
+        epochs=1,
+        learning_rate=rate,
+        batch_size=20,
+        weight_decay=decay,
+        warmup_ratio=0.0,
+        max_grad_norm=None,
+    )
     compared = 0
     for name, p, g in zip(names, parameters, gradients):
         if g is None:
@@ -98,43 +117,134 @@ def test_one_step_is_adamw_without_decay_of_biases_and_norms(module_and_rows):
     assert compared > 10_000
 
 
-def test_gradient_clipping(module_and_rows):
-    module, rows = module_and_rows
-    seen = []
-    from skorch.callbacks import Callback
+class Scale(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.temperature = torch.nn.Parameter(torch.tensor(2.0))
 
-    class Norms(Callback):
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_has_one_dimension_does_not_decay(tiny_models, family):
+    """Biases and norms, by whatever name a family or a recipe's author has them; all else does."""
+    module, rows = module_and_rows_of(tiny_models[family], {"domain": np.arange(20) % 2})
+    with isolated_generators(0, CPU):
+        module.heads["corruption"] = CorruptionHead(32, 2, 2)
+        module.heads["stack"] = torch.nn.Sequential(torch.nn.LayerNorm(32), torch.nn.Linear(32, 2))
+        module.heads["normal"] = torch.nn.Linear(32, 2)  # no norm, but for its name
+        module.heads["scale"] = Scale()
+    module.layers = [0, -1]
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.3)  # so that nothing starts at 0
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def terms(model, output, batch):
+        logits = model.heads["corruption"](output.layers, batch["domain"]).sum(0)
+        logits = logits + model.heads["stack"](output.embedding) + model.heads["normal"](output.embedding)
+        return {"label_loss": F.cross_entropy(output.logits + logits / model.heads["scale"].temperature, batch["y"])}
+
+    # one step of a rate so small that decay alone can be seen: 1 - 1e-6 * 1e5
+    train(
+        module,
+        rows,
+        terms,
+        epochs=1,
+        batch_size=20,
+        learning_rate=1e-6,
+        weight_decay=1e5,
+        warmup_ratio=0.0,
+        max_grad_norm=None,
+    )
+    decayed = {}
+    for name, p in module.named_parameters():
+        kept = (p.detach() / before[name]).flatten()
+        decayed[name] = bool((kept - 0.9).abs().median() < 1e-3)
+        assert decayed[name] or (kept - 1).abs().median() < 1e-3, name
+    assert decayed == {name: p.ndim > 1 for name, p in before.items()}
+    heads = {name.removeprefix("heads."): d for name, d in decayed.items() if name.startswith("heads.")}
+    assert heads["corruption.domain_embedding.weight"] and heads["stack.1.weight"] and heads["normal.weight"]
+    assert not (heads["stack.0.weight"] or heads["stack.1.bias"] or heads["scale.temperature"])
+
+
+def test_frozen_parameters_stay(module_and_rows):
+    module, rows = module_and_rows
+    module.encoder.requires_grad_(False)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    train(module, rows, weight_decay=1.0)
+    for name, p in module.named_parameters():
+        assert torch.equal(p.detach(), before[name]) == name.startswith("encoder."), name
+
+
+def test_gradient_clipping(module_and_rows):
+    class Norms(Kept):
         def on_grad_computed(self, net, named_parameters, **kwargs):
             grads = [p.grad for _, p in named_parameters if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item()
-            net.callbacks_[-1][1].norms.append(norm)
+            self.seen.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item())
 
-        def initialize(self):
-            self.norms = []
-            return self
-
-    net = train(module, rows, max_grad_norm=0.01, callbacks=[Norms()])
-    seen = net.callbacks_[-1][1].norms
-    assert len(seen) == 6
-    assert max(seen) <= 0.0101
+    clipped, free = Norms(), Norms()
+    module, rows = module_and_rows
+    train(copy.deepcopy(module), rows, max_grad_norm=0.01, callbacks=[clipped])
+    train(module, rows, max_grad_norm=None, callbacks=[free])
+    assert len(clipped.seen) == len(free.seen) == 6
+    assert max(clipped.seen) <= 0.0101 < min(free.seen)
 
 
-def test_net_keeps_no_optimiser_state_and_no_gradients(module_and_rows):
-    net = train(*module_and_rows)
-    assert not net.optimizer_.state
-    assert all(p.grad is None for p in net.module_.parameters())
-    assert not net.module_.training
+def test_no_gradients_are_kept_and_the_module_is_ready_to_predict(module_and_rows):
+    module, rows = module_and_rows
+    train(module, rows)
+    assert all(p.grad is None for p in module.parameters())
+    assert not module.training
+
+
+class Losses(Kept):
+    """Of every batch its loss, its terms, its rows."""
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        self.seen.append((net.history[-1, "batches", -1], len(batch[1])))
 
 
 def test_records_are_row_weighted_means(module_and_rows):
-    net = train(*module_and_rows, epochs=3)
-    records = epoch_records(net)
+    losses = Losses()
+    records = train(*module_and_rows, epochs=3, callbacks=[losses])
     assert [r["epoch"] for r in records] == [1, 2, 3]
-    batches = net.history[0, "batches", :, ("label_loss", "train_batch_size")]
-    assert sorted(n for _, n in batches) == [6, 7, 7]
-    assert records[0]["label_loss"] == pytest.approx(sum(v * n for v, n in batches) / 20)
+    assert sorted(n for _, n in losses.seen[:3]) == [6, 7, 7]
+    assert records[0]["label_loss"] == pytest.approx(sum(b["label_loss"] * n for b, n in losses.seen[:3]) / 20)
     assert records[-1]["label_loss"] < records[0]["label_loss"]
     assert all(r["seconds"] > 0 for r in records)
+    assert set(records[0]) == {"epoch", "label_loss", "learning_rate", "seconds"}
+
+
+def test_the_loss_is_the_weighted_sum_of_the_terms(module_and_rows):
+    progress = []
+
+    def terms(model, output, batch):
+        progress.append(batch["progress"])
+        size = output.embedding.square().mean()
+        return {**PLAIN(model, output, batch), "size": (0.5, size), "seen": (0.0, output.logits.detach().max())}
+
+    losses = Losses()
+    records = train(*module_and_rows, terms, callbacks=[losses])
+    for batch, _ in losses.seen:
+        assert batch["train_loss"] == pytest.approx(batch["label_loss"] + 0.5 * batch["size"], rel=1e-5)
+    assert {"label_loss", "size", "seen"} < set(records[0])
+    assert progress == pytest.approx([step / 6 for step in range(6)])
+
+
+def test_a_term_of_weight_zero_trains_nothing(module_and_rows):
+    module, rows = module_and_rows
+    module.heads["own"] = torch.nn.Linear(32, 1)
+    twin, before = copy.deepcopy(module), copy.deepcopy(module.heads)
+
+    def terms(model, output, batch):
+        return {**PLAIN(model, output, batch), "own": (0.0, model.heads["own"](output.embedding).square().mean())}
+
+    train(module, rows, terms)
+    train(twin, rows)
+    for a, b in zip(module.heads.parameters(), before.parameters()):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(module.label_head.weight, twin.label_head.weight)
+    with pytest.raises(ValueError, match=r"terms \['own'\] hold none of a weight above 0"):
+        train(module, rows, lambda model, output, batch: {"own": (0.0, output.logits.sum())})
 
 
 def test_interrupt_is_raised_not_swallowed(module_and_rows):
@@ -147,8 +257,6 @@ def test_interrupt_is_raised_not_swallowed(module_and_rows):
 
 
 def test_early_stopping_ends_the_stage(module_and_rows):
-    from skorch.callbacks import EarlyStopping, PassthroughScoring
-
     class Probe(Callback):
         def on_batch_end(self, net, batch, training, **kwargs):
             if len(net.history[-1, "batches"]) % 2:  # on some batches, and once no number
@@ -156,17 +264,29 @@ def test_early_stopping_ends_the_stage(module_and_rows):
 
     score = PassthroughScoring("label_loss", on_train=True)
     stop = EarlyStopping("label_loss", patience=2, threshold=100.0, threshold_mode="abs")  # never so much better
-    net = train(*module_and_rows, epochs=9, callbacks=[Probe(), score, stop])
-    records = epoch_records(net)
+    records = train(*module_and_rows, epochs=9, callbacks=[Probe(), score, stop])
     assert [r["epoch"] for r in records] == [1, 2, 3]
     assert set(records[0]) == {"epoch", "label_loss", "learning_rate", "seconds"}
+
+
+def test_callbacks_of_the_settings_are_left_alone(module_and_rows):
+    class Counter(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            self.epochs = getattr(self, "epochs", 0) + 1
+            if self.epochs > 2:
+                raise AssertionError("it was not a new one")
+
+    plain, named = Counter(), Counter()
+    for _ in range(2):
+        train(*module_and_rows, callbacks=[plain, ("named", named)])
+    assert not hasattr(plain, "epochs") and not hasattr(named, "epochs")
 
 
 def test_loss_that_is_not_finite_is_an_error(module_and_rows):
     module, rows = module_and_rows
     with torch.no_grad():
         module.label_head.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"became nan in epoch 1 \(learning_rate=.*lower learning_rate"):
         train(module, rows)
 
 
@@ -182,46 +302,65 @@ def test_weights_that_are_not_finite_are_an_error(module_and_rows):
         train(*module_and_rows, callbacks=[Spoil()])
 
 
-def test_same_seed_same_result_and_other_seed_other(module_and_rows):
-    import copy
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=["CUDA", "CPU"],
+)
+def test_out_of_memory_names_batch_size(module_and_rows, error):
+    def terms(model, output, batch):
+        raise error
 
+    with pytest.raises(
+        torch.OutOfMemoryError, match="out of memory with batch_size=8; set a smaller batch_size"
+    ) as caught:
+        train(*module_and_rows, terms)
+    assert str(error) in str(caught.value) and caught.value.__cause__ is error
+
+
+def test_other_errors_are_passed_on(module_and_rows):
+    def terms(model, output, batch):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        train(*module_and_rows, terms)
+
+
+class Greedy(Recipe):
+    """Has room for so many rows."""
+
+    description = "greedy training"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def terms(self, model, output, batch):
+        if len(batch["y"]) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().terms(model, output, batch)
+
+
+def test_a_smaller_batch_size_mends_it(make, data):
+    X, y, d = data
+    clf = make(recipe=Greedy(8), meta_epochs=1, adaptation=None, batch_size=16)
+    with pytest.raises(torch.OutOfMemoryError, match="greedy training: out of memory with batch_size=16"):
+        clf.fit(X, y, domains=d)
+    assert not hasattr(clf, "meta_learner_")
+    assert clf.set_params(batch_size=8).fit(X, y, domains=d).predict(X[:1]).shape == (1,)
+
+
+def test_same_seed_same_result_and_other_seed_other(module_and_rows):
     module, rows = module_and_rows
     results = []
     for seed in (1, 1, 2):
         twin = copy.deepcopy(module)
-        fine_tune(twin, rows, MetaFineTuningLoss, settings(), epochs=2, seed=seed)
+        train(twin, rows, seed=seed)
         results.append(twin.label_head.weight.detach())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
-
-
-def test_bfloat16_forward_agrees_with_float32(module_and_rows):
-    module, rows = module_and_rows
-    run = functools.partial(run_in_batches, module.eval().label_logits, rows.texts, width=2, device=CPU)
-    exact = run(max_tokens=96, dtype=torch.float32)
-    np.testing.assert_allclose(run(max_tokens=96, dtype=torch.bfloat16), exact, atol=2e-2)
-    np.testing.assert_allclose(run(max_tokens=30, dtype=torch.float32), exact, atol=1e-5)
-    assert not np.array_equal(run(max_tokens=96, dtype=torch.bfloat16), exact)
-
-
-def test_resolve_device_and_precision(monkeypatch):
-    assert resolve_device("cpu") == CPU
-    with pytest.raises(ValueError, match=r"device='no such' cannot be used here"):
-        resolve_device("no such")
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("skmft.training.has_native_bfloat16", lambda device, n=native: n)
-        assert resolve_precision("auto", CPU) == expected
-    assert resolve_precision("float32", CPU) == torch.float32
-
-
-def test_native_bfloat16_agrees_with_the_processor_flags():
-    from pathlib import Path
-
-    flags = Path("/proc/cpuinfo")
-    if not flags.exists():
-        pytest.skip("this system does not list its processor's flags")
-    text = flags.read_text()
-    assert has_native_bfloat16(CPU) == ("avx512_bf16" in text or "amx_bf16" in text)
 
 
 @pytest.mark.parametrize(
@@ -229,39 +368,3 @@ def test_native_bfloat16_agrees_with_the_processor_flags():
 )
 def test_auto_epochs(n, expected):
     assert auto_epochs(n, 32, min_epochs=2, min_steps=60) == expected
-
-
-def test_isolated_generators():
-    import random
-
-    def draws():
-        return random.random(), np.random.rand(), torch.rand(1).item()
-
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = draws()
-    random.setstate(state[0]), np.random.set_state(state[1]), torch.set_rng_state(state[2])
-    with isolated_generators(7, CPU):
-        inside = torch.rand(1).item()
-        draws()
-    assert draws() == expected
-    with isolated_generators(7, CPU):
-        assert torch.rand(1).item() == inside
-
-
-def test_generators_are_one_threads_at_a_time():
-    """Threads that draw in seeded blocks at the same time get what each would get alone."""
-    device = torch.device("cpu")
-
-    def draw(seed):
-        with isolated_generators(seed, device):
-            numbers = []
-            for _ in range(20):
-                numbers.append(torch.rand(()).item())
-                time.sleep(0.001)  # others would get their turn
-        return numbers
-
-    before = torch.get_rng_state()
-    alone = [draw(seed) for seed in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(draw, range(4))) == alone
-    assert torch.equal(torch.get_rng_state(), before)
