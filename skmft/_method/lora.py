@@ -24,6 +24,7 @@ Tensors = Mapping[str, torch.Tensor]
 LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfig
 
 LORA_A, LORA_B = ".lora_A", ".lora_B"
+_INITS = ("gaussian", "orthogonal")  # of peft's, those that leave the encoder as it is
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": None}
 # Query and value projections by the names that encoders give them; ModernBERT has one layer for query, key and value.
 _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "Wqkv"}
@@ -88,6 +89,11 @@ def _config(given: LoraParams, encoder: Encoder) -> Any:
         raise ValueError(
             f"lora_config sets {odd}; a domain's adapters are kept as plain low-rank matrices, which r, lora_alpha, "
             "lora_dropout, use_rslora, init_lora_weights and target_modules describe. Leave the others out."
+        )
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in _INITS:
+        raise ValueError(
+            f"lora_config has init_lora_weights={config.init_lora_weights!r}; expected True, False or one of {_INITS}: others "
+            "change the encoder's own weights, or read data first."
         )
     if config.target_modules is None:
         config.target_modules = default_targets(encoder)
