@@ -166,11 +166,14 @@ class MissingRecipe(Recipe):
 
     def refuse(self) -> None:
         """Raise a ValueError that says what training lacks."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
         raise ValueError(
-            f"the model was trained by the recipe {self.name}({given}), which load does not import; before fit or adapt call "
-            f"set_params(recipe={self.name.rpartition('.')[2]}({given}))."
+            f"the model was trained by the recipe {self!r}, which load does not import; before fit or adapt import its class "
+            f"and call set_params(recipe={self!r})."
         )
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        return f"{self.name}({given})"
 
 
 class MetaFineTuning(Recipe):
