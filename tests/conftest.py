@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from skorch.callbacks import Callback
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -28,6 +31,21 @@ from transformers import (
 )
 
 from skmft import MetaFineTunedClassifier
+
+
+def pytest_report_header():
+    """Which products this processor ran: what passes with one kind of bfloat16 may fail with another."""
+    cpu = torch.cpu
+    kinds = {
+        "AMX": "_is_amx_tile_supported",
+        "AVX512-BF16": "_is_avx512_bf16_supported",
+        "AVX512": "_is_avx512_supported",
+        "AVX2": "_is_avx2_supported",
+    }
+    found = [kind for kind, check in kinds.items() if getattr(cpu, check, lambda: False)()]
+    native = "native" if {"AMX", "AVX512-BF16"} & set(found) else "emulated"
+    return f"processor: {', '.join(found) or 'no vector units known to torch'}; bfloat16 on the CPU: {native}"
+
 
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")
@@ -135,6 +153,30 @@ def make_texts(n: int, seed: int = 0, n_domains: int = 2):
     return X, np.array(y), np.array(d)
 
 
+def tensors(clf):
+    """The meta-learner's trained tensors."""
+    return dict(clf.meta_learner_.named_parameters())
+
+
+def same(a, b):
+    """Whether two estimators have the same meta-learner, bit for bit."""
+    ours, theirs = tensors(a), tensors(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(p, theirs[n]) for n, p in ours.items())
+
+
+class RaisesAt(Callback):
+    """Raises at the start of an epoch; of every stage, or only where no recipe's heads are trained, as in stage 3."""
+
+    def __init__(self, failure, epoch, adaptation_only=False):
+        self.failure, self.epoch, self.adaptation_only = failure, epoch, adaptation_only
+
+    def on_epoch_begin(self, net, **kwargs):
+        if self.adaptation_only and len(net.module_.heads):
+            return
+        if len(net.history) >= self.epoch:
+            raise self.failure("as asked")
+
+
 @pytest.fixture(scope="session")
 def data():
     """48 texts, labels and domains (two domains)."""
@@ -178,3 +220,24 @@ def fitted(tiny, data):
         random_state=0,
     )
     return clf.fit(X, y, domains=d)
+
+
+@pytest.fixture(scope="session")
+def later(fitted):
+    """The fitted estimator, adapted to a third domain; tests only read it."""
+    X, y, _ = make_texts(16, seed=3)
+    return copy.copy(fitted).adapt(X, y, "music")
+
+
+@pytest.fixture(scope="session")
+def saved(later, tmp_path_factory):
+    """Folder that `later` was saved to; tests only read it."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    later.save(folder, notes="accuracy 1.00 on nothing")
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """A copy of the saved folder, alone in its folder."""
+    return shutil.copytree(saved, tmp_path / "model")

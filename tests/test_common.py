@@ -12,11 +12,13 @@ from conftest import make_texts
 from sklearn.exceptions import SkipTestWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skmft import MetaFineTunedClassifier
+from skmft import MetaFineTunedClassifier, baselines
 
 with warnings.catch_warnings():  # scikit-learn tells, when it lists its checks, how many of them it skips
     warnings.simplefilter("ignore", SkipTestWarning)
-    scikit_learn_checks = parametrize_with_checks([MetaFineTunedClassifier()])
+    scikit_learn_checks = parametrize_with_checks(
+        [MetaFineTunedClassifier(), *(getattr(baselines, name)() for name in baselines.__all__)]
+    )
 
 
 @scikit_learn_checks
@@ -48,7 +50,7 @@ class ChangesItsArguments(Base):
 
 class LosesAParameter(Base):
     def set_params(self, **params):
-        params.pop("corruption_weight", None)
+        params.pop("learning_rate", None)
         return super().set_params(**params)
 
 
@@ -97,7 +99,7 @@ class DrawsGlobally(Base):
 
 class PredictsUnfitted(Base):
     def transform(self, X):
-        return np.zeros((len(X), 32)) if not hasattr(self, "net_") else super().transform(X)
+        return np.zeros((len(X), 32)) if not hasattr(self, "meta_learner_") else super().transform(X)
 
 
 class ForgetsSoftmax(Base):
@@ -237,6 +239,7 @@ def test_text_check_holds(check, tiny):
     check(maker(MetaFineTunedClassifier, tiny), X, y, d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", text_checks.CHECKS, ids=by_name)
 def test_text_check_catches_a_broken_estimator(check, tiny):
     X, y, d = make_texts(48)

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
+from skmft.inputs import read_texts
 
 from skmft.datasets import (
     _amazon_reviews,
@@ -33,7 +34,6 @@ from skmft.datasets import (
     fetch_rated_snippets,
     make_multi_domain_texts,
 )
-from skmft.inputs import read_texts
 
 FETCH = {
     "amazon": fetch_amazon_reviews,

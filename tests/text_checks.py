@@ -27,11 +27,6 @@ def close(a, b, atol=1e-5):
     np.testing.assert_allclose(a, b, atol=atol)
 
 
-def own_models(clf):
-    """The domains' own models, of the estimator or of the engine that a baseline holds."""
-    return getattr(clf, "classifier_", clf).adapted_weights_
-
-
 def check_init_only_stores(make, X, y, d):
     for name, default in inspect.signature(type(make()).__init__).parameters.items():
         if default.default is inspect.Parameter.empty:
@@ -42,13 +37,13 @@ def check_init_only_stores(make, X, y, d):
 
 
 def check_clone_and_set_params(make, X, y, d):
-    clf = make(corruption_weight=0.7)
+    clf = make(learning_rate=0.7)
     twin = clone(clf)
     assert twin is not clf
     assert twin.get_params() == clf.get_params()
-    assert clf.set_params(corruption_weight=0.2) is clf
-    assert clf.get_params()["corruption_weight"] == 0.2
-    assert twin.get_params()["corruption_weight"] == 0.7
+    assert clf.set_params(learning_rate=0.2) is clf
+    assert clf.get_params()["learning_rate"] == 0.2
+    assert twin.get_params()["learning_rate"] == 0.7
 
 
 def check_fit_returns_self_and_keeps_parameters(make, X, y, d):
@@ -234,7 +229,8 @@ def check_domains_come_back_as_given(make, X, y, d):
         values = domains if isinstance(domains, list) else np.asarray(domains).tolist()
         assert clf.domains_.tolist() == sorted(set(values))
         np.testing.assert_array_equal(clf.predict_proba(X), as_text)
-        assert set(own_models(clf)) == set(values)
+        assert clf.adapted_domains_.tolist() == clf.domains_.tolist()
+        assert set(clf.adapted_weights_) == set(values)
         assert np.abs(clf.predict_proba(X, domains=domains) - as_text).max() > 0
 
 
@@ -270,7 +266,7 @@ def check_refit_forgets(make, X, y, d):
     fresh = make().fit(X[half:], y[half:], domains=d[half:])
     np.testing.assert_array_equal(clf.predict_proba(X, domains=d), fresh.predict_proba(X, domains=d))
     assert set(vars(clf)) == set(vars(fresh))
-    assert set(own_models(clf)) == set(own_models(fresh))
+    assert set(clf.adapted_weights_) == set(fresh.adapted_weights_)
 
 
 def check_pickles(make, X, y, d):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from skmft.recipes import MetaFineTuning, Recipe
 
 from . import engine

