@@ -52,11 +52,8 @@ def _without_domains(clf: Estimator, X: Texts) -> Any:
 
 
 class _Display:
-    """What the displays share: panels, and after `plot` the attributes ``axes_``, ``ax_`` (the first) and ``figure_``."""
+    """What the displays share: panels, which `plot` draws."""
 
-    axes_: Array
-    ax_: Any
-    figure_: Any
     _panels: Sequence[str] = ("the display",)
     _rows = 1  # of panels
     _size: tuple[float, float]  # of a new figure
@@ -438,8 +435,8 @@ def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLik
     X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
     texts, column, _ = read_texts(X, clf.domain_column)
     labels, names = np.asarray(y), domains if column is None else column
-    columns = {"text": list(texts), "domain": names, "class": labels}
-    columns["typicality"] = clf.typicality(X, y, None if column is not None else domains)
+    typicality = clf.typicality(X, y, domains if column is None else None)
+    columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
     embeddings = clf.transform(X, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))
