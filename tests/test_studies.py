@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import import_benchmarks, make_texts
-from skmft._engine.model import ModelOutput
-from skmft.recipes import Stage, Trained
 
 from skmft import MetaFineTunedClassifier
+from skmft._engine.model import ModelOutput
+from skmft.recipes import Stage, Trained
 
 
 def make_rows(n, seed, first=0):
