@@ -15,13 +15,8 @@ from ._inputs.grouping import check_lengths, rows_by_domain
 from ._inputs.texts import column_names, order_columns, read_texts
 from ._typing import Array, Axes, Estimator, Params, Texts
 
-__all__ = [
-    "DomainScoresDisplay",
-    "EmbeddingDisplay",
-    "TrainingHistoryDisplay",
-    "TypicalityDisplay",
-    "explain_typicality",
-]
+__all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
+__all__ += ["explain_typicality"]
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
@@ -43,7 +38,7 @@ def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Estimator, X: Texts) -> Any:
+def _without_domains(clf: Estimator, X: Texts) -> Texts:
     """X without the column that the estimator reads domains from, which are then given apart from it."""
     columns = column_names(X)
     if columns is None or clf.domain_column is None:

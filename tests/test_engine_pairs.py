@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, make_texts
-from skmft.networks import find_encoder, load_encoder
 
 from skmft import MetaFineTunedClassifier
 from skmft._engine.encoder import find_encoder, load_encoder
