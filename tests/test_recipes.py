@@ -302,15 +302,18 @@ def test_predictions_never_leave_the_domain_s_label_set(make, label_sets, adapta
 
 @pytest.mark.parametrize("adaptation", ["full", "head", "lora"])
 @pytest.mark.parametrize("recipe", [SingleDomain(), MultiTask()], ids=str)
-def test_stage_3_starts_from_the_domain_s_own_tensors_and_keeps_them(make, data, recipe, adaptation):
+def test_stage_3_starts_from_the_domain_s_own_tensors_and_keeps_them(make, data, recipe, adaptation, tmp_path):
     """At a learning rate of next to nothing it is the domain's model of stage 2."""
     if adaptation == "lora":
         pytest.importorskip("peft", reason="needs the extra skmft[lora]")
     X, y, d = data
     params = {"recipe": recipe, "meta_epochs": 2, "adaptation_epochs": 1, "adaptation_learning_rate": 1e-15}
     before, after = (make(adaptation=a, **params).fit(X, y, domains=d) for a in (None, adaptation))
+    after.save(tmp_path / "model")
     for domain in ("books", "kitchen", None):
         np.testing.assert_allclose(after.predict_proba(X, domain), before.predict_proba(X, domain), atol=1e-5)
+    loaded = MetaFineTunedClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X, d), after.predict_proba(X, d))
     np.testing.assert_allclose(after.predict_proba(X, d), before.predict_proba(X, d), atol=1e-5)
     assert np.abs(before.predict_proba(X, "books") - before.predict_proba(X, "kitchen")).max() > 0.01
 
