@@ -4,44 +4,33 @@
     python benchmarks/many_domains.py accuracy         # 200 labelled reviews a domain, 8 seeds
     python benchmarks/many_domains.py report           # writes results/many_domains.md
 
-The 16 domains are the four of the Amazon reviews, each cut in four by the hash of the text. One JSON file a cell; finished
-cells are skipped, so that a stop loses nothing.
+The 16 domains are the four of the Amazon reviews, each cut in four by the hash of the text. Finished cells are skipped, so
+that a stop loses nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
-import math
 import statistics
 import tempfile
 import time
 from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy import stats
-from tasks import CODE, HERE, draw, machine, paper, split
+from lib import engine
+from lib.cells import Content, distinct, parser, start
+from lib.report import plus_minus, table, write_report
+from lib.statistics import half_interval
+from lib.tasks import draw, rows_of
 
-from skmft import MetaFineTunedClassifier
-from skmft.adaptation import domain_logits, domain_model
-from skmft.lora import LoraSettings, adapted_layers, add_adapters, rowwise_logits
-from skmft.stages import Run
-
-CELLS = HERE / "cells" / "many_domains"
 METHODS = {"lora": 1.15, "head": 1.02, "full": None}  # most bytes in encoders
 REPEATS = 5
 COMPARED = ("full", "lora")
-
-
-def save(name: str, cell: dict) -> None:
-    CELLS.mkdir(parents=True, exist_ok=True)
-    (CELLS / f"{name}.json").write_text(json.dumps({**cell, "machine": machine(), "code": CODE}))
-    print(name, cell, flush=True)
 
 
 # ----------------------------------------------------------------------- cost
@@ -52,71 +41,72 @@ def sixteen(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(domain=[f"{d} {int(h[-1], 16) % 4}" for d, h in zip(frame["domain"], frame["hash"])])
 
 
-def storages(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+def storages(tensors: Iterable[Any]) -> dict[int, int]:
     """Bytes of every storage, however many tensors share it."""
     return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
 
 
-def places(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+def places(tensors: Iterable[Any]) -> dict[int, int]:
     """Bytes of every tensor, whatever else its storage holds: what goes to a device, without the rest of a domain's block."""
     return {t.data_ptr(): t.nbytes for t in tensors}
 
 
-def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
+def tensors_of(module: Any) -> list[Any]:
     return [*module.parameters(), *module.buffers()]
 
 
-def held_bytes(clf: MetaFineTunedClassifier) -> int:
+def held_bytes(clf: Any) -> int:
     """Bytes of all tensors and arrays of a fitted estimator, shared ones once; not its tokenizer and history."""
-    module, optimizer = clf.net_.module_, clf.net_.optimizer_
-    tensors = tensors_of(module) + [p.grad for p in module.parameters() if p.grad is not None]
-    tensors += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    tensors = tensors_of(clf.meta_learner_) + [p.grad for p in clf.meta_learner_.parameters() if p.grad is not None]
     tensors += [t for own in clf.adapted_weights_.values() for t in own.values()]
     return sum(storages(tensors).values()) + sum(a.nbytes for a in vars(clf).values() if isinstance(a, np.ndarray))
 
 
-def peak_memory(clf: MetaFineTunedClassifier, X: list[str], domains: Any) -> dict[str, int]:
+def peak_memory(clf: Any, X: list[str], domains: Any) -> dict[str, int]:
     """Bytes while rows of these domains are predicted.
 
-    ``weights``: of the meta-learner and of the network that answers, at most, shared tensors once: what a device has to
+    ``weights``: of the meta-learner and of the encoder that answers, at most, shared tensors once: what a device has to
     hold. ``more``: on the CPU the peak of what torch's allocator gives out beside that (activations, and the copies that
     autocast makes of weights). ``peak``: on CUDA the peak of all allocated memory; on the CPU the sum of the two.
     """
-    run = Run.start(clf, clf.seed_)
-    tokens, _ = clf._tokenize(X)
-    module = clf.net_.module_.to(run.device)
-    resting = places([*tensors_of(module), *(t for own in clf.adapted_weights_.values() for t in own.values())])
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+    from transformers import PreTrainedModel
+
+    clf.predict(X[:1])  # the meta-learner is on its device
+    resting = places(
+        [*tensors_of(clf.meta_learner_), *(t for own in clf.adapted_weights_.values() for t in own.values())]
+    )
     most = made = 0  # made for one domain's network: counted as weights, and given out by the allocator
 
-    def batches(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    def look(module: Any, inputs: Any) -> None:
         nonlocal most, made
-        used = {**places(tensors_of(module)), **places(tensors_of(forward.__self__))}
-        most = max(most, sum(used.values()))
-        made = max(made, sum(size for place, size in used.items() if place not in resting))
-        return run.batches(forward, *args, **kwargs)
+        if isinstance(module, PreTrainedModel):
+            used = {**places(tensors_of(clf.meta_learner_)), **places(tensors_of(module))}
+            most = max(most, sum(used.values()))
+            made = max(made, sum(size for place, size in used.items() if place not in resting))
 
-    def predict() -> None:
-        domain_logits(batches, module, tokens, list(domains), clf.adapted_weights_, len(clf.classes_), run.dtype)
-
-    if run.device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats(run.device)
-        predict()
-        return {"weights": most, "peak": torch.cuda.max_memory_allocated(run.device)}
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        predict()
+    with register_module_forward_pre_hook(look):
+        if torch.cuda.is_available() and clf.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            clf.predict(X, domains=domains)
+            return {"weights": most, "peak": torch.cuda.max_memory_allocated()}
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+            clf.predict(X, domains=domains)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     given_out = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     more = int(given_out.max()) - made
     return {"weights": most, "more": more, "peak": most + more}
 
 
-def by_peft(clf: MetaFineTunedClassifier, tensors: dict[str, torch.Tensor]) -> Any:
+def by_peft(clf: Any, tensors: dict[str, Any]) -> Any:
     """The network of one domain with peft's layers in it, not merged."""
-    module = copy.deepcopy(clf.net_.module_)
-    names = adapted_layers(tensors)
+    module = copy.deepcopy(clf.meta_learner_)
+    names = engine.adapted_layers(tensors)
     rank = len(tensors[names[0] + ".lora_A"])
-    add_adapters(module.encoder, LoraSettings(rank, rank, [n.removeprefix("encoder.") for n in names]))
+    targets = [name.removeprefix("encoder.") for name in names]
+    engine.add_adapters(module.encoder, {"r": rank, "lora_alpha": rank, "target_modules": targets})
     state = {n: t for n, t in tensors.items() if n.startswith("label_head.")}
     for name in names:
         state |= {f"{name}.{part}.default.weight": tensors[f"{name}.{part}"] for part in ("lora_A", "lora_B")}
@@ -124,26 +114,25 @@ def by_peft(clf: MetaFineTunedClassifier, tensors: dict[str, torch.Tensor]) -> A
     return module.eval()
 
 
-def throughput(clf: MetaFineTunedClassifier, X: list[str]) -> dict[str, list[float]]:
+def throughput(clf: Any, X: list[str]) -> dict[str, list[float]]:
     """Rows a second, tokenizing not counted; the same rows each time, only their domains differ."""
-    run = Run.start(clf, clf.seed_)
-    tokens, _ = clf._tokenize(X)
-    module = clf.net_.module_.to(run.device)
-    names = list(clf.adapted_weights_)
-    models = [clf.adapted_weights_[name] for name in names]
+    clf.predict(X[:1])  # the meta-learner is on its device
+    module, tokens = clf.meta_learner_, engine.tokens_of(clf, X)
+    models = list(clf.adapted_weights_.values())
     mixed = np.random.default_rng(0).permutation(np.arange(len(X)) % len(models))
     one = np.zeros_like(mixed)
     unmerged = by_peft(clf, models[0])
     groups = [np.flatnonzero(mixed == i) for i in range(len(models))]
+    run = partial(engine.run_texts, clf)
     calls = {
-        "mixed": lambda: run.batches(rowwise_logits(module, models), tokens, 2, columns={"model": mixed}),
-        "one": lambda: run.batches(rowwise_logits(module, models[:1]), tokens, 2, columns={"model": one}),
-        "one, peft": lambda: run.batches(unmerged.label_logits, tokens, 2),
-        "one, merged": lambda: run.batches(domain_model(module, models[0]).label_logits, tokens, 2),
+        "mixed": lambda: run(engine.rowwise_logits(module, models), tokens, model=mixed),
+        "one": lambda: run(engine.rowwise_logits(module, models[:1]), tokens, model=one),
+        "one, peft": lambda: run(unmerged.label_logits, tokens),
+        "one, merged": lambda: run(engine.domain_model(module, models[0]).label_logits, tokens),
         "mixed, by domain": lambda: [
-            run.batches(domain_model(module, m).label_logits, tokens.subset(g), 2) for m, g in zip(models, groups)
+            run(engine.domain_model(module, m).label_logits, tokens.subset(g)) for m, g in zip(models, groups)
         ],
-        "meta-learner": lambda: run.batches(module.label_logits, tokens, 2),
+        "meta-learner": lambda: run(module.label_logits, tokens),
     }
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(REPEATS + 1):  # the first is the warm-up
@@ -155,98 +144,106 @@ def throughput(clf: MetaFineTunedClassifier, X: list[str]) -> dict[str, list[flo
     return rates
 
 
+@cache
+def sixteen_domains(device: str, n_texts: int) -> tuple[pd.DataFrame, list[str], Any]:
+    """Training rows, texts to predict, and a meta-learner."""
+    train, rest = draw(sixteen(rows_of("amazon")[0]), 8, 0)
+    clf = engine.paper(adaptation=None, meta_epochs=2, device=device, random_state=0)
+    texts = rest.sample(n_texts, random_state=0)["text"].tolist()
+    return train, texts, clf.fit(train["text"], train["y"], domains=train["domain"])
+
+
+def cost(device: str, method: str, n_texts: int) -> Content:
+    train, texts, base = sixteen_domains(device, n_texts)
+    clf = copy.copy(base).set_params(adaptation=method, adaptation_epochs=2)
+    for domain, own in train.groupby("domain"):
+        clf.adapt(own["text"], own["y"], domain)
+    assert len(clf.adapted_weights_) == 16
+    if method == "lora":
+        ups = [t for own in clf.adapted_weights_.values() for n, t in own.items() if n.endswith(".lora_B")]
+        assert all(t.any() for t in ups), "an adapter is zero"
+    with tempfile.TemporaryDirectory() as folder:
+        clf.save(Path(folder) / "model")
+        on_disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+        encoder_on_disk = sum(p.stat().st_size for p in Path(folder).rglob("encoder/*.safetensors"))
+    cell = {
+        "encoder": sum(storages(tensors_of(clf.meta_learner_.encoder)).values()),
+        "held": held_bytes(clf),
+        "on_disk": on_disk,
+        "encoder_on_disk": encoder_on_disk,
+        "precision": f"torch.{engine.precision(device)}",
+    }
+    if method == "full":
+        domains = np.resize(list(clf.adapted_weights_), len(texts))
+        cell["memory"] = peak_memory(clf, texts, domains)
+        cell["memory_of_meta"] = peak_memory(clf, texts[: len(texts) // 16], [None] * (len(texts) // 16))
+    if method == "lora":
+        cell |= {"rows": len(texts), "throughput": throughput(clf, texts)}
+    return cell
+
+
 def run_cost(args: argparse.Namespace) -> None:
-    pool, _ = split("amazon")
-    pool = sixteen(pool)
-    train, rest = draw(pool, 8, 0)
-    texts = rest.sample(args.texts, random_state=0)["text"].tolist()
-    base = None
     for method in METHODS:
-        name = f"cost-{args.device}-{method}"
-        if (CELLS / f"{name}.json").exists():
-            continue
-        if base is None:
-            base = paper(adaptation=None, meta_epochs=2, device=args.device, random_state=0)
-            base.fit(train["text"], train["y"], domains=train["domain"])
-        clf = copy.copy(base).set_params(adaptation=method, adaptation_epochs=2)
-        for domain, own in train.groupby("domain"):
-            clf.adapt(own["text"], own["y"], domain)
-        assert len(clf.adapted_weights_) == 16
-        if method == "lora":
-            ups = [t for own in clf.adapted_weights_.values() for n, t in own.items() if n.endswith(".lora_B")]
-            assert all(t.any() for t in ups), "an adapter is zero"
-        encoder = sum(storages(tensors_of(clf.net_.module_.encoder)).values())
-        with tempfile.TemporaryDirectory() as folder:
-            clf.save(Path(folder) / "model")
-            on_disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
-            encoder_on_disk = sum(p.stat().st_size for p in Path(folder).rglob("encoder/*.safetensors"))
-        cell = {
-            "method": method,
-            "device": args.device,
-            "encoder": encoder,
-            "held": held_bytes(clf),
-            "on_disk": on_disk,
-            "encoder_on_disk": encoder_on_disk,
-            "precision": str(clf.net_.dtype),
-        }
-        if method == "full":
-            domains = np.resize(list(clf.adapted_weights_), args.texts)
-            cell["memory"] = peak_memory(clf, texts, domains)
-            cell["memory_of_meta"] = peak_memory(clf, texts[: args.texts // 16], [None] * (args.texts // 16))
-        if method == "lora":
-            cell["rows"] = len(texts)
-            cell["throughput"] = throughput(clf, texts)
-        save(name, cell)
+        keys = {"device": args.device, "method": method}
+        args.cells.complete(partial(cost, n_texts=args.texts), keys, name=f"cost-{args.device}-{method}")
 
 
 # ------------------------------------------------------------------- accuracy
 
 
+def accuracy(shots: int, further: int, seed: int) -> Content:
+    pool, test = rows_of("amazon")
+    more = pool.sort_values("hash").groupby(["domain", "y"]).head(further // 2)  # never trained on, in any seed
+    train, _ = draw(pool.drop(index=more.index).reset_index(drop=True), shots, seed)
+    scored = pd.concat([test, more], ignore_index=True)
+    clf = engine.paper(adaptation=None, random_state=seed)
+    clf.fit(train["text"], train["y"], domains=train["domain"])
+    right = {"meta": scored["y"] == clf.predict(scored["text"])}
+    seconds = {}
+    for method in COMPARED:
+        begin = time.perf_counter()
+        clf.set_params(adaptation=method)
+        for domain, own in train.groupby("domain"):
+            clf.adapt(own["text"], own["y"], domain)
+        seconds[method] = time.perf_counter() - begin
+        right[method] = scored["y"] == clf.predict(scored["text"], domains=scored["domain"])
+    found = {m: r.groupby(scored["domain"]).mean().to_dict() for m, r in right.items()}
+    return {"rows": len(scored), "accuracy": found, "seconds": seconds, "epochs": clf.history_[-1]["epochs"]}
+
+
 def run_accuracy(args: argparse.Namespace) -> None:
-    pool, test = split("amazon")
-    further = pool.sort_values("hash").groupby(["domain", "y"]).head(args.further // 2)  # never trained on, in any seed
-    pool = pool.drop(index=further.index).reset_index(drop=True)
-    scored = pd.concat([test, further], ignore_index=True)
     for seed in args.only or range(args.seeds):
-        name = f"accuracy-{args.shots}-{args.further}-{seed}"
-        if (CELLS / f"{name}.json").exists():
-            continue
-        train, _ = draw(pool, args.shots, seed)
-        clf = paper(adaptation=None, random_state=seed)
-        clf.fit(train["text"], train["y"], domains=train["domain"])
-        right = {"meta": scored["y"] == clf.predict(scored["text"])}
-        seconds = {}
-        for method in COMPARED:
-            start = time.perf_counter()
-            clf.set_params(adaptation=method)
-            for domain, own in train.groupby("domain"):
-                clf.adapt(own["text"], own["y"], domain)
-            seconds[method] = time.perf_counter() - start
-            right[method] = scored["y"] == clf.predict(scored["text"], domains=scored["domain"])
-        accuracy = {m: r.groupby(scored["domain"]).mean().to_dict() for m, r in right.items()}
-        cell = {"seed": seed, "shots": args.shots, "rows": len(scored), "accuracy": accuracy, "seconds": seconds}
-        save(name, {**cell, "epochs": clf.history_[-1]["epochs"]})
+        keys = {"shots": args.shots, "further": args.further, "seed": seed}
+        args.cells.complete(accuracy, keys, name=f"accuracy-{args.shots}-{args.further}-{seed}")
 
 
 # --------------------------------------------------------------------- report
 
+NAMES = {
+    "mixed": "16 domains mixed, one batch of many adapters",
+    "one": "one domain, the same code",
+    "one, peft": "one domain, peft's layers, unmerged",
+    "one, merged": "one domain, merged (what `predict` does)",
+    "mixed, by domain": "16 domains mixed, merged, one after the other",
+    "meta-learner": "meta-learner, no adapter",
+}
 
-def cost_lines(device: str) -> list[str]:
-    cells = {m: json.loads(p.read_text()) for m in METHODS if (p := CELLS / f"cost-{device}-{m}.json").exists()}
+
+def cost_lines(cells: dict[str, Content], device: str) -> list[str]:
+    """Of the cells of one device, by method."""
     if not cells:
         return []
+    rows = []
+    for method, c in cells.items():
+        held, disk = c["held"] / c["encoder"], c["on_disk"] / c["encoder_on_disk"]
+        rows.append([method, f"{held:.3f}", f"{disk:.3f}", METHODS[method] or ""])
     lines = [
         "",
         f"## 16 domains, {device}",
         "",
-        f"Machine: {'; '.join(sorted({c['machine'] for c in cells.values()}))}.",
+        f"Machine: {distinct(cells.values(), 'machine', '; ')}.",
         "",
-    ]
-    lines += ["| adaptation | tensors in memory / encoder | folder on disk / encoder | at most |", "| --- " * 4 + "|"]
-    for method, c in cells.items():
-        held, disk = c["held"] / c["encoder"], c["on_disk"] / c["encoder_on_disk"]
-        lines.append(f"| {method} | {held:.3f} | {disk:.3f} | {METHODS[method] or ''} |")
-    lines += [
+        *table(["adaptation", "tensors in memory / encoder", "folder on disk / encoder", "at most"], rows),
         "",
         "In memory: the tensors and arrays of the fitted estimator, each storage once, over those of its encoder. On disk: all "
         "files that `save` writes, over the encoder's weights.",
@@ -254,12 +251,13 @@ def cost_lines(device: str) -> list[str]:
     if "lora" in cells:
         rates = cells["lora"]["throughput"]
         median = {name: statistics.median(values) for name, values in rates.items()}
-        lines += ["", "| prediction with adapters | rows/s | mixed / this |", "| --- " * 3 + "|"]
-        lines += [
-            f"| {NAMES[n]} | {median[n]:.1f} ({min(v):.1f} to {max(v):.1f}) | {median['mixed'] / median[n]:.2f} |"
+        rows = [
+            [NAMES[n], f"{median[n]:.1f} ({min(v):.1f} to {max(v):.1f})", f"{median['mixed'] / median[n]:.2f}"]
             for n, v in rates.items()
         ]
         lines += [
+            "",
+            *table(["prediction with adapters", "rows/s", "mixed / this"], rows),
             "",
             f"{cells['lora']['rows']} reviews, tokenizing not counted, {cells['lora']['precision']}; median (least to most) of "
             f"{REPEATS} runs in turn; asked for: mixed / one domain unmerged at least 0.80.",
@@ -284,22 +282,14 @@ def cost_lines(device: str) -> list[str]:
     return lines
 
 
-NAMES = {
-    "mixed": "16 domains mixed, one batch of many adapters",
-    "one": "one domain, the same code",
-    "one, peft": "one domain, peft's layers, unmerged",
-    "one, merged": "one domain, merged (what `predict` does)",
-    "mixed, by domain": "16 domains mixed, merged, one after the other",
-    "meta-learner": "meta-learner, no adapter",
-}
-
-
-def accuracy_lines(shots: int, further: int, seeds: int) -> list[str]:
-    cells = [json.loads(p.read_text()) for p in CELLS.glob(f"accuracy-{shots}-{further}-*.json")]
-    cells = sorted((c for c in cells if c["seed"] < seeds), key=lambda c: c["seed"])
+def accuracy_lines(cells: list[Content], shots: int) -> list[str]:
     if len(cells) < 2:
         return []
-    table = {m: pd.DataFrame([c["accuracy"][m] for c in cells]) * 100 for m in ("meta", *COMPARED)}
+    scores = {m: pd.DataFrame([c["accuracy"][m] for c in cells]) * 100 for m in ("meta", *COMPARED)}
+    rows = []
+    for method, own in scores.items():
+        seconds = "" if method == "meta" else f"{statistics.median(c['seconds'][method] for c in cells):.0f}"
+        rows.append([method, *(f"{v:.1f}" for v in own.mean()), plus_minus(own.mean(axis=1), digits=2), seconds])
     lines = [
         "",
         f"## Accuracy, {shots} labelled reviews a domain",
@@ -308,19 +298,13 @@ def accuracy_lines(shots: int, further: int, seeds: int) -> list[str]:
         "losses under the optimisation of our defaults), from whose "
         f"meta-learner each domain is adapted by both methods at the defaults ({cells[0]['epochs']} epochs). Scored on "
         f"{cells[0]['rows']} rows that no seed trains on: the frozen test rows and a fixed further sample. Percent; ± is "
-        f"half of a 95% t interval over seeds. Machine: {'; '.join(sorted({c['machine'] for c in cells}))}.",
+        f"half of a 95% t interval over seeds. Machine: {distinct(cells, 'machine', '; ')}.",
         "",
-        "| | " + " | ".join(table["meta"].columns) + " | mean | seconds to adapt, median |",
-        "| --- " * 7 + "|",
+        *table([None, *scores["meta"].columns, "mean", "seconds to adapt, median"], rows),
     ]
-    for method, scores in table.items():
-        mean = scores.mean(axis=1)
-        seconds = "" if method == "meta" else f"{statistics.median(c['seconds'][method] for c in cells):.0f}"
-        values = " | ".join(f"{v:.1f}" for v in scores.mean())
-        lines.append(f"| {method} | {values} | {mean.mean():.2f} ± {half(mean):.2f} | {seconds} |")
     for one, other in (("lora", "full"), ("full", "meta"), ("lora", "meta")):
-        change = table[one].mean(axis=1) - table[other].mean(axis=1)
-        low, high = change.mean() - half(change), change.mean() + half(change)
+        change = scores[one].mean(axis=1) - scores[other].mean(axis=1)
+        low, high = (change.mean() + sign * half_interval(change) for sign in (-1, 1))
         asked = " Asked for: the lower end above -1.5." if other == "full" else ""
         lines += [
             "",
@@ -330,11 +314,7 @@ def accuracy_lines(shots: int, further: int, seeds: int) -> list[str]:
     return lines
 
 
-def half(values: pd.Series) -> float:
-    return stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-
-
-def report(args: argparse.Namespace) -> None:
+def report(cells: list[Content], args: argparse.Namespace) -> list[str]:
     lines = [
         "# Many domains",
         "",
@@ -342,24 +322,30 @@ def report(args: argparse.Namespace) -> None:
         "query and value projections. The 16 domains are the four of the Amazon reviews, each cut in four.",
     ]
     for device in ("cpu", "cuda"):
-        lines += cost_lines(device)
-    lines += accuracy_lines(args.shots, args.further, args.seeds)
-    text = "\n".join(lines) + "\n"
-    (HERE / "results" / "many_domains.md").write_text(text)
-    print(text)
+        found = {c["method"]: c for c in cells if c.get("device") == device}
+        lines += cost_lines({m: found[m] for m in METHODS if m in found}, device)
+    some = [
+        c for c in cells if c["cell"].startswith(f"accuracy-{args.shots}-{args.further}-") and c["seed"] < args.seeds
+    ]
+    return lines + accuracy_lines(sorted(some, key=lambda c: c["seed"]), args.shots)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "accuracy", "report"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--texts", type=int, default=512, help="reviews that cost predicts")
-    parser.add_argument("--shots", type=int, default=200, help="training rows a domain, for accuracy")
-    parser.add_argument("--further", type=int, default=400, help="rows a domain that are scored beside the test rows")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--only", type=int, nargs="+", help="run these seeds only (to share the work among processes)")
-    args = parser.parse_args()
-    {"cost": run_cost, "accuracy": run_accuracy, "report": report}[args.what](args)
+    options = parser(__doc__, "many_domains")
+    options.add_argument("what", choices=["cost", "accuracy", "report"])
+    options.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options.add_argument("--texts", type=int, default=512, help="reviews that cost predicts")
+    options.add_argument("--shots", type=int, default=200, help="training rows per domain, for accuracy")
+    options.add_argument(
+        "--further", type=int, default=400, help="rows per domain that are scored beside the test rows"
+    )
+    options.add_argument("--seeds", type=int, default=8)
+    options.add_argument("--only", type=int, nargs="+", help="run these seeds only (to share the work among processes)")
+    args = options.parse_args()
+    if args.what == "report":
+        return write_report("many_domains", args.cells, partial(report, args=args))
+    start()
+    return {"cost": run_cost, "accuracy": run_accuracy}[args.what](args)
 
 
 if __name__ == "__main__":

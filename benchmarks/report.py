@@ -11,34 +11,37 @@ import argparse
 import json
 import math
 import sys
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from few_shot import CELLS, HEADLINE, METHODS, NAMES, SETFIT_STEPS, SHOTS, applies, digest, selected
-from scipy import stats
-from tasks import HERE, clusters, split
-
-from skmft.networks import DEFAULT_MODEL
+from few_shot import HEADLINE, SHOTS, selected
+from lib import engine
+from lib import report as lib_report
+from lib.cells import Cells, Content, distinct, parser
+from lib.methods import GIVES, METHODS, NAMES, SETFIT_STEPS, applies
+from lib.report import accuracy, plus_minus, table, with_interval, write_page
+from lib.statistics import (
+    ALL,
+    FEWEST_UNITS,
+    REPLICATES,
+    Clusters,
+    Column,
+    Score,
+    Scores,
+    answers,
+    compare,
+    half_interval,
+    units,
+)
+from lib.tasks import SHOWN, find_clusters
 
 OURS = ("adapted", "meta")
 COMPARED = (*OURS, "paper_adapted")  # a section of differences each
 ABLATIONS = ("tw", "dc", "paper", "paper_adapted", "exact", "exact_adapted")  # parts of ours, no baselines
-GIVES = {
-    "mft": ("meta", "adapted"),
-    "paper": ("paper", "paper_adapted"),
-    "exact": ("exact", "exact_adapted"),
-    "embeddings": ("embeddings", "embeddings_single"),
-}  # by one fit
-TASKS = {"amazon": "reviews", "mnli": "inference", "hypernyms": "hypernyms"}
-REPLICATES = 10_000
-FEWEST_UNITS = 5  # seeds, or splits of terms, that a difference in bold rests on
-ALL = "all"  # the mean over tasks of the mean over their columns in HEADLINE
 COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styles tell more
     "adapted": ("#000000", "-", "o"),
     "meta": ("#000000", "--", "o"),
@@ -62,43 +65,15 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart; line styl
 }
 
 
-@dataclass(frozen=True, order=True)
-class Column:
-    """A task with a number of labelled rows a domain."""
-
-    task: str
-    shots: str
-
-    def __str__(self) -> str:
-        return f"{TASKS[self.task]}, {self.shots}"
-
-
-@dataclass
-class Score:
-    """One method's right and wrong answers in one cell."""
-
-    source: str
-    correct: dict[str, np.ndarray]  # by domain, in the order of the test rows' hashes
-    seconds: float
-    steps: int | None
-
-    @property
-    def accuracy(self) -> float:
-        return float(np.mean([right.mean() for right in self.correct.values()]))
-
-
-Scores = dict[Column, dict[str, dict[int, Score]]]  # by name in NAMES and seed
-
-
-def read(folder: Path) -> tuple[Scores, list[dict[str, Any]]]:
-    """All cells of a folder.
+def read(table: Cells) -> tuple[Scores, list[Content]]:
+    """All cells of a table, and what they say of each method.
 
     Raises
     ------
     ValueError
         If methods were not given the same rows, or were scored on others, or a method's cells have different settings.
     """
-    cells = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    cells = list(table.read().values())
     scores: Scores = defaultdict(lambda: defaultdict(dict))
     seen: dict[tuple[Any, ...], str] = {}
     for cell in cells:
@@ -110,151 +85,15 @@ def read(folder: Path) -> tuple[Scores, list[dict[str, Any]]]:
         ):
             if seen.setdefault(key, value) != value:
                 raise ValueError(
-                    f"the cells in {folder} differ in the {' '.join(map(str, key))}: one has {seen[key]}, another {value}; "
+                    f"the cells in {table} differ in the {' '.join(map(str, key))}: one has {seen[key]}, another {value}; "
                     "run few_shot.py again, which replaces cells of other settings, or remove the old ones."
                 )
         for name, result in cell["results"].items():
-            correct = {d: np.array(list(bits)) == "1" for d, bits in result["correct"].items()}
-            score = Score(cell["source"], correct, result["fit_seconds"], cell.get("steps"))
+            score = Score(cell["source"], answers(result["correct"]), result["fit_seconds"], cell.get("steps"))
             scores[Column(cell["task"], str(cell["shots"]))][name][cell["seed"]] = score
     order = {(task, str(s)): (i, j) for i, task in enumerate(SHOTS) for j, s in enumerate(SHOTS[task])}
     columns = sorted(scores, key=lambda c: order[c.task, c.shots])
     return {c: {n: dict(sorted(scores[c][n].items())) for n in NAMES if n in scores[c]} for c in columns}, cells
-
-
-# ---------------------------------------------------------------------- statistics
-
-
-def half_interval(values: Sequence[float], units: Sequence[Any] | None = None) -> float:
-    """Half of the 95% t interval of a mean; NaN for fewer than two values. Values of one unit count as their mean."""
-    by_unit = pd.Series(values, dtype=float).groupby(list(range(len(values)) if units is None else units)).mean()
-    if len(by_unit) < 2:
-        return math.nan
-    return float(stats.t.ppf(0.975, len(by_unit) - 1) * by_unit.std() / math.sqrt(len(by_unit)))
-
-
-def units(column: Column, scores: dict[int, Score]) -> list[Any]:
-    """What is drawn anew with a seed: the training rows; of the hypernyms first a split of the terms, which seeds share."""
-    return [score.source if column.task == "hypernyms" else seed for seed, score in scores.items()]
-
-
-def _rng(*key: str) -> np.random.Generator:
-    return np.random.default_rng([zlib.crc32("/".join(key).encode()), 20201116])
-
-
-Clusters = dict[str, dict[str, np.ndarray]]  # by source and domain, of the test rows in the order of their hashes
-
-
-def resample_rows(
-    scores: Scores, together: Clusters | None = None
-) -> tuple[dict[tuple[Column, str, int], np.ndarray], dict[str, float]]:
-    """Accuracy of every score under resampled test rows, each of shape (REPLICATES,): the mean over domains.
-
-    The clusters of a domain's rows (each row is one, where none are given) are drawn with replacement, in a replicate the same
-    ones for all methods, shots and seeds that are scored on them. Also the degrees of freedom of every source's rows: as many
-    as there are clusters (of unequal ones, as many as equal ones would tell as much), less one a domain.
-    """
-    on: dict[str, list[tuple[tuple[Column, str, int], Score]]] = defaultdict(list)
-    for column, methods in scores.items():
-        for name, seeds in methods.items():
-            for seed, score in seeds.items():
-                on[score.source].append(((column, name, seed), score))
-    out, freedom = {}, {}
-    for source, entries in sorted(on.items()):
-        domains = sorted(entries[0][1].correct)
-        total, freedom[source] = np.zeros((REPLICATES, len(entries))), 0.0
-        for domain in domains:
-            right = np.stack([score.correct[domain] for _, score in entries], axis=1).astype(np.float64)
-            own = together[source][domain] if together else np.arange(len(right))
-            sizes = np.bincount(own)
-            sums = np.zeros((len(sizes), len(entries)))
-            np.add.at(sums, own, right)
-            counts = _rng("rows", source, domain).multinomial(
-                len(sizes), np.full(len(sizes), 1 / len(sizes)), size=REPLICATES
-            )
-            total += counts @ sums / (counts @ sizes)[:, None]
-            freedom[source] += max(1.0, sizes.sum() ** 2 / (sizes**2).sum() - 1)
-        out.update({key: total[:, i] / len(domains) for i, (key, _) in enumerate(entries)})
-    return out, freedom
-
-
-def find_clusters(cells: list[dict[str, Any]]) -> Clusters:
-    """Of all test rows that these cells were scored on.
-
-    Raises
-    ------
-    ValueError
-        If the data at hand has other test rows.
-    """
-    found = {}
-    for source, test_hash in sorted({(cell["source"], cell["test_hash"]) for cell in cells}):
-        test = split(source)[1].sort_values("hash", ignore_index=True)
-        if digest(test["hash"]) != test_hash:
-            raise ValueError(f"the cells of {source!r} were scored on other test rows than those of the data at hand")
-        by_domain = clusters(source, test).groupby(test["domain"])
-        found[source] = {domain: pd.factorize(own)[0] for domain, own in by_domain}
-    return found
-
-
-def resample_seeds(column: Column, drawn: Sequence[Any], values: Sequence[float]) -> np.ndarray:
-    """Mean over units drawn with replacement, shape (REPLICATES,), of a value a seed; `drawn` is the unit of every seed.
-
-    Columns of one task with the same units get the same draws, as a unit's rows are alike at all shots. The spread is widened
-    by the factor n / (n - 1) of a sample's variance, which a bootstrap lacks.
-    """
-    names = list(dict.fromkeys(drawn))
-    n = len(names)
-    sums, sizes = np.zeros((2, n))
-    for unit, value in zip(drawn, values):
-        sums[names.index(unit)] += value
-        sizes[names.index(unit)] += 1
-    counts = _rng("seeds", column.task, *map(str, names)).multinomial(n, np.full(n, 1 / n), size=REPLICATES)
-    mean = sums.sum() / sizes.sum()
-    return mean + (math.sqrt(n / (n - 1)) if n > 1 else 0.0) * (counts @ sums / (counts @ sizes) - mean)
-
-
-@dataclass
-class Spread:
-    """Replicates of a difference by drawing test rows and by drawing seeds; degrees of freedom of either's variance."""
-
-    rows: np.ndarray
-    seeds: np.ndarray
-    row_freedom: float
-    seed_freedom: float
-
-    @classmethod
-    def mean(cls, spreads: Sequence[Spread]) -> Spread:
-        """Of the mean of differences that share their draws."""
-        rows, seeds = (np.mean([getattr(s, name) for s in spreads], axis=0) for name in ("rows", "seeds"))
-        return cls(rows, seeds, min(s.row_freedom for s in spreads), min(s.seed_freedom for s in spreads))
-
-
-def interval(difference: float, spreads: Sequence[Spread]) -> tuple[float, float, float]:
-    """95% interval and two-sided p of the mean of differences that are drawn apart.
-
-    The bootstrap gives variances; their sum's quantiles are those of Student's t, with the degrees of freedom of Welch and
-    Satterthwaite. Quantiles of the replicates themselves are too narrow for few seeds, most of all in the tails. One seed
-    does not tell how much another draw would change, so that its interval has no bounds.
-    """
-    if any(s.seed_freedom < 1 for s in spreads):
-        return -math.inf, math.inf, 1.0
-    parts = [(s.rows.var(), s.row_freedom) for s in spreads] + [(s.seeds.var(), s.seed_freedom) for s in spreads]
-    parts = [(v / len(spreads) ** 2, freedom) for v, freedom in parts if v > 1e-12]
-    variance = sum(v for v, _ in parts)
-    if not parts:
-        return difference, difference, float(abs(difference) < 1e-9)
-    freedom = variance**2 / sum(v**2 / f for v, f in parts)
-    error = math.sqrt(variance)
-    half = stats.t.ppf(0.975, freedom) * error
-    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
-
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for as many comparisons (Holm, 1979), in their order."""
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
-    return adjusted[np.argsort(order, kind="stable")]
 
 
 def headline(scores: Scores) -> list[Column]:
@@ -264,89 +103,16 @@ def headline(scores: Scores) -> list[Column]:
 
 def due(scores: Scores, name: str) -> list[Any]:
     """The columns that "all" would be a mean of, were all cells there that a method can have."""
-    method = next((m for m, names in GIVES.items() if name in names), name)
+    method = next(m for m, names in GIVES.items() if name in names)
     if not any(f"{c.task}:{c.shots}" in HEADLINE for c in scores):
         return [c for c in scores if applies(method, c.task)]
     return [c for c in HEADLINE if applies(method, c.split(":")[0])]
 
 
-def compare(
-    scores: Scores, ours: str, together: Clusters | None = None, over: Sequence[Column] | None = None
-) -> pd.DataFrame:
-    """`ours` less every other method, in points: a row for each task, shots and method, and for each method over all.
-
-    "Over all" is the mean over tasks of the mean over their columns in `over`, by default the `headline` ones, where both have
-    cells. Holm's adjustment is over all rows of this frame.
-    """
-    over = headline(scores) if over is None else over
-    resampled, freedom = resample_rows(scores, together)
-    rows, found = [], defaultdict(lambda: defaultdict(list))
-    for column, methods in scores.items():
-        for other in methods:
-            own = {s: score for s, score in methods.get(ours, {}).items() if s in methods[other]}
-            if other == ours or not own:
-                continue
-            theirs, drawn = methods[other], units(column, own)
-            per_seed = [100 * (own[s].accuracy - theirs[s].accuracy) for s in own]
-            spread = Spread(
-                100 * np.mean([resampled[column, ours, s] - resampled[column, other, s] for s in own], axis=0),
-                resample_seeds(column, drawn, per_seed),
-                sum(freedom[source] for source in {score.source for score in own.values()}),
-                len(set(drawn)) - 1,
-            )
-            signs = [np.sign(own[s].correct[d].sum() - theirs[s].correct[d].sum()) for s in own for d in own[s].correct]
-            low, high, p = interval(float(np.mean(per_seed)), [spread])
-            row = {"other": other, "column": column, "seeds": len(own), "units": len(set(drawn))}
-            row |= {"difference": np.mean(per_seed)}
-            row |= {"t": half_interval(per_seed, drawn), "low": low, "high": high, "p": p}
-            row |= {"win": signs.count(1), "tie": signs.count(0), "loss": signs.count(-1)}
-            rows.append(row)
-            if column in over:
-                found[other][column.task].append((row, spread))
-    for other, tasks in found.items():
-        difference = float(np.mean([np.mean([row["difference"] for row, _ in columns]) for columns in tasks.values()]))
-        low, high, p = interval(difference, [Spread.mean([s for _, s in columns]) for columns in tasks.values()])
-        own_rows = [row for columns in tasks.values() for row, _ in columns]
-        row = {"other": other, "column": ALL, "columns": len(own_rows), "seeds": min(r["seeds"] for r in own_rows)}
-        row["units"] = min(r["units"] for r in own_rows)
-        row |= {"difference": difference, "t": math.nan, "low": low, "high": high, "p": p}
-        rows.append(row | {k: sum(r[k] for r in own_rows) for k in ("win", "tie", "loss")})
-    frame = pd.DataFrame(rows)
-    if len(frame):
-        frame["holm"] = holm(frame["p"])
-    return frame
-
-
-# ---------------------------------------------------------------------- Markdown
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    lines = [list(head), *map(list, rows)]
-    marks = ["---"] * len(lines[0])
-    return ["| " + " | ".join(line) + " |" for line in (lines[0], marks, *lines[1:])]
-
-
-def plus_minus(values: Sequence[float], drawn: Sequence[Any] | None = None) -> str:
-    half = half_interval(values, drawn)
-    return f"{np.mean(values):.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
-
-
-def with_interval(row: Any, bold: bool = True) -> str:
-    text = f"{row.difference:+.1f}" + (f" [{row.low:+.1f}, {row.high:+.1f}]" if math.isfinite(row.low) else "")
-    return f"**{text}**" if bold and row.holm < 0.05 and row.units >= FEWEST_UNITS else text
-
-
-def accuracy(column: Column, seeds: dict[int, Score]) -> str:
-    return plus_minus([100 * s.accuracy for s in seeds.values()], units(column, seeds))
-
-
 def overview(scores: Scores) -> list[str]:
     names = [n for n in NAMES if any(n in methods for methods in scores.values())]
-    lines = []
-    for name in names:
-        cells = [(column, methods.get(name, {})) for column, methods in scores.items()]
-        lines.append([NAMES[name], *(accuracy(column, seeds) if seeds else "" for column, seeds in cells)])
-    return table(["", *map(str, scores)], lines)
+    rows = [[NAMES[name], *(accuracy(c, methods.get(name, {})) for c, methods in scores.items())] for name in names]
+    return table(["", *map(str, scores)], rows)
 
 
 def by_domain(scores: Scores) -> list[str]:
@@ -379,14 +145,14 @@ def harm(scores: Scores, together: Clusters) -> list[str]:
     rows = []
     for task in dict.fromkeys(c.task for c in scores):
         own = {c: m for c, m in scores.items() if c.task == task and "adapted" in m}
-        frame = compare(own, "adapted", together)
+        frame = compare(own, "adapted", together, headline(own))
         for column in [*own, *([ALL] if len(set(own) & set(headline(own))) > 1 else [])]:
             found = frame[(frame["column"] == column) & (frame["other"] == "meta")]
             best = best_baseline(frame, column)
             pairs = [*(found.itertuples() if len(found) else ()), *([best] if best is not None else ())]
             if len(pairs) < 2:
                 continue
-            name = f"{TASKS[task]}, {ALL}" if column == ALL else str(column)
+            name = f"{SHOWN[task]}, {ALL}" if column == ALL else str(column)
             cells = [with_interval(r, bold=False) for r in pairs]
             held = "yes" if min(r.low for r in pairs) > -1 else "no"
             if min(r.units for r in pairs) < FEWEST_UNITS:
@@ -394,22 +160,13 @@ def harm(scores: Scores, together: Clusters) -> list[str]:
             rows.append([name, str(pairs[0].seeds), cells[0], f"{cells[1]} ({NAMES[best['other']]})", held])
     if not rows:
         return []
-    lines = [
-        "",
-        "## Harm",
-        "",
-        f"Of {NAMES['adapted']}: less its meta-learner, and less the baseline that came out best of those "
-        "that have cells (what lacks: see Missing).",
-    ]
-    return [
-        *lines,
-        "",
-        *table(["", "seeds", "less meta-learner", "less best baseline", "both lower ends above -1"], rows),
-    ]
+    what = f"Of {NAMES['adapted']}: less its meta-learner, and less the baseline that came out best of those that have cells"
+    head = ["", "seeds", "less meta-learner", "less best baseline", "both lower ends above -1"]
+    return ["", "## Harm", "", f"{what} (what lacks: see Missing).", "", *table(head, rows)]
 
 
 def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
-    frame = compare(scores, ours, together)
+    frame = compare(scores, ours, together, headline(scores))
     if not len(frame):
         return []
     columns = [*scores, ALL]
@@ -425,20 +182,12 @@ def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
         for c in (c for c in columns if c in own):
             r = own[c]
             half = "" if math.isnan(r.t) else f"± {r.t:.1f}"
-            long.append(
-                [NAMES[other], str(c), str(r.seeds), f"{r.difference:+.2f}", half]
-                + [
-                    f"{r.low:+.2f} to {r.high:+.2f}" if math.isfinite(r.low) else "",
-                    f"{r.p:.4f}",
-                    f"{r.holm:.4f}",
-                    f"{r.win} / {r.tie} / {r.loss}",
-                ]
-            )
-    best = []
-    for column in columns:
-        r = best_baseline(frame, column)
-        if r is not None:
-            best.append([str(column), NAMES[r["other"]], with_interval(r)])
+            bounds = f"{r.low:+.2f} to {r.high:+.2f}" if math.isfinite(r.low) else ""
+            counts = f"{r.win} / {r.tie} / {r.loss}"
+            figures = [r.seeds, f"{r.difference:+.2f}", half, bounds, f"{r.p:.4f}", f"{r.holm:.4f}", counts]
+            long.append([NAMES[other], c, *figures])
+    found = [(column, best_baseline(frame, column)) for column in columns]
+    best = [[column, NAMES[r["other"]], with_interval(r)] for column, r in found if r is not None]
     lines = ["", f"## {NAMES[ours]}, less the others", ""]
     lines += table(["", *map(str, scores), "all", "win / tie / loss"], rows)
     lines += ["", "The baseline that came out best, chosen in hindsight:", ""]
@@ -462,36 +211,31 @@ def missing(scores: Scores, shots: dict[str, Sequence[str]], seeds: Sequence[int
     """What a full grid of these shots and seeds has beyond the cells that are there."""
     lines = []
     for task, counts in shots.items():
-        n_names = sum(len(GIVES.get(method, (method,))) for method in METHODS if applies(method, task))
+        given = [name for method in METHODS if applies(method, task) for name in GIVES[method]]
         for count in counts:
             found = scores.get(Column(task, count), {})
             absent = defaultdict(list)
-            for method in METHODS:
-                if not applies(method, task):
-                    continue
-                for name in GIVES.get(method, (method,)):
-                    lacking = [s for s in seeds if s not in found.get(name, {})]
-                    if lacking:
-                        absent[tuple(lacking)].append(name)
+            for name in given:
+                if lacking := tuple(s for s in seeds if s not in found.get(name, {})):
+                    absent[lacking].append(name)
             for lacking, names in absent.items():
-                who = "all methods" if len(names) == n_names else ", ".join(names)
+                who = "all methods" if names == given else ", ".join(names)
                 which = "all seeds" if len(lacking) == len(seeds) else f"seeds {', '.join(map(str, lacking))}"
-                lines.append(f"- {TASKS[task]}, {count}: {who}; {which}")
+                lines.append(f"- {SHOWN[task]}, {count}: {who}; {which}")
     return lines
 
 
 def report(
-    scores: Scores, cells: list[dict[str, Any]], together: Clusters, args: argparse.Namespace, command: str
-) -> str:
+    scores: Scores, cells: list[Content], together: Clusters, args: argparse.Namespace, command: str
+) -> list[str]:
     seeds = sorted({cell["seed"] for cell in cells})
-    machines = sorted({cell["machine"] for cell in cells})
     found = sorted({f"{k} {v}" for cell in cells for k, v in cell["versions"].items()})
     test = defaultdict(set)
     for column, methods in scores.items():
         for s in (s for by_seed in methods.values() for s in by_seed.values()):
-            test[TASKS[column.task]].add((s.source, sum(map(len, s.correct.values()))))
+            test[SHOWN[column.task]].add((s.source, sum(map(len, s.correct.values()))))
     sizes = "; ".join(f"{t}: {' or '.join(map(str, sorted({n for _, n in v})))}" for t, v in test.items())
-    codes = sorted({c["code"] for c in cells if c.get("code")})
+    codes = distinct((c for c in cells if c.get("code")), "code", ", ")
     precisions: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for cell in cells:
         if "precision" in cell:
@@ -504,7 +248,7 @@ def report(
     epochs = {c["settings"].get("meta_epochs", "auto") for c in cells if c["method"] != "exact"} - {"auto"}
     option = "".join(f" --meta-epochs {number}" for number in sorted(epochs))
     models = sorted({c["settings"].get("model", "") for c in cells} - {""})
-    option += f" --model {models[0]}" if len(models) == 1 and models[0] != DEFAULT_MODEL else ""
+    option += f" --model {models[0]}" if len(models) == 1 and models[0] != engine.DEFAULT_MODEL else ""
     lines = [
         "# Few shots",
         "",
@@ -537,13 +281,13 @@ def report(
         "give the t interval over seeds alone. Wins, ties and losses count the domains of all seeds. `all`: the mean over "
         f"tasks, of each over its columns among {', '.join(HEADLINE)}; in brackets how many there are, where some lack.",
         "",
-        f"Machines: {'; '.join(machines)}. Versions: {', '.join(found)}. The folder skmft/ that ran (git's id of the tree): "
-        f"{', '.join(codes) or 'unknown'}. Precision of fine-tuning, but SetFit's, which is float32: "
-        f"{told or 'unknown'}. "
+        f"Machines: {distinct(cells, 'machine', '; ')}. Versions: {', '.join(found)}. "
+        f"The folder skmft/ that ran (git's id of the tree): {codes or 'unknown'}. "
+        f"Precision of fine-tuning, but SetFit's, which is float32: {told or 'unknown'}. "
         "Seconds are those of fitting, the median over seeds."
         + "".join(f" Note: {note}." for note in sorted({c["note"] for c in cells if "note" in c})),
         "",
-        "![Learning curves](few_shot.png)" if args.figure else "",
+        f"![Learning curves]({args.name}.png)" if args.figure else "",
         "",
         *overview(scores),
     ]
@@ -558,11 +302,11 @@ def report(
         "",
         "SetFit takes no pairs of texts, so it is in the reviews alone; reviews are no pairs that could be encoded apart.",
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def draw_curves(scores: Scores, cells: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against labelled rows a domain, a panel a task; the band is the 95% t interval of the adapted MFT."""
+def draw_curves(scores: Scores, cells: list[Content], path: Path) -> None:
+    """Accuracy against labelled rows per domain, one panel per task; the band is the 95% t interval of the adapted MFT."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -596,7 +340,7 @@ def draw_curves(scores: Scores, cells: list[dict[str, Any]], path: Path) -> None
         ax.set_xscale("log")
         ax.set_xticks(ticks, [labels[t] for t in ticks])
         ax.minorticks_off()
-        ax.set(title=TASKS[task], xlabel="labelled rows a domain")
+        ax.set(title=SHOWN[task], xlabel="labelled rows a domain")
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("accuracy, %, mean over domains")
@@ -609,12 +353,11 @@ def draw_curves(scores: Scores, cells: list[dict[str, Any]], path: Path) -> None
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the cells' files")
-    parser.add_argument("--shots", nargs="+", help="such as 16, mnli:256, headline; default all that have cells")
-    parser.add_argument("--name", default="few_shot", help="of the files in benchmarks/results")
-    parser.add_argument("--no-figure", dest="figure", action="store_false")
-    args = parser.parse_args(argv)
+    found = parser(__doc__, "few_shot")
+    found.add_argument("--shots", nargs="+", help="such as 16, mnli:256, headline; default all that have cells")
+    found.add_argument("--name", default="few_shot", help="of the files in benchmarks/results")
+    found.add_argument("--no-figure", dest="figure", action="store_false")
+    args = found.parse_args(argv)
     scores, cells = read(args.cells)
     if args.shots:
         scores = {c: m for c, m in scores.items() if selected(c.task, c.shots, args.shots)}
@@ -622,13 +365,10 @@ def main(argv: list[str] | None = None) -> int:
     if not scores:
         print(f"{args.cells} has no cells; run few_shot.py first", file=sys.stderr)
         return 1
-    given = sys.argv[1:] if argv is None else argv
-    text = report(scores, cells, find_clusters(cells), args, " ".join(["python benchmarks/report.py", *given]))
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{args.name}.md").write_text(text.replace("(few_shot.png)", f"({args.name}.png)"))
+    command = " ".join(["python benchmarks/report.py", *(sys.argv[1:] if argv is None else argv)])
+    write_page(args.name, report(scores, cells, find_clusters(cells), args, command))
     if args.figure:
-        draw_curves(scores, cells, HERE / "results" / f"{args.name}.png")
-    print(text)
+        draw_curves(scores, cells, lib_report.RESULTS / f"{args.name}.png")
     return 0
 
 

@@ -1,6 +1,6 @@
 """How time and memory grow: with texts, domains and a search's candidates; and stage 1 over a million texts.
 
-Every point runs in a fresh process, `--repeats` times, and is kept as a JSON file in cells/scaling; finished ones are skipped.
+Every point runs in a fresh process, `--repeats` times, and is kept in cells/scaling.jsonl; finished ones are skipped.
 All points run once before any runs again, so that a machine that is slower for some minutes does not bend a curve.
 Texts are synthetic (4 to 16 common words), seeded, and made when they are read, so that no list of them counts as memory.
 
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from skorch.callbacks import Callback
-from tasks import CODE, HERE, machine, paper
+from lib import engine
+from lib import report as lib_report
+from lib.cells import HERE, Cells, Content, distinct, parser
+from lib.report import table, write_page
 
 WORDS = (
     "the of and a to in is it that was for on are with as his they be at one have this from or had by hot word but what some "
@@ -103,37 +104,33 @@ class Stopped(Exception):
     """Raised where enough is measured."""
 
 
-class StopAfter(Callback):
-    """Ends a fit after some steps of stage 2; notes what stage 1 and these steps took."""
+def fit_until(n: int, steps: int) -> dict[str, float]:
+    """Seconds of a fit up to stage 2, and of its first steps; the resident memory at the end of stage 1."""
+    from skorch.callbacks import Callback
 
     noted: dict[str, float] = {}
 
-    def __init__(self, steps: int):
-        self.steps = steps
+    class StopAfter(Callback):
+        def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+            noted.update(start=time.perf_counter(), resident=memory("VmRSS"), peak=memory("VmHWM"))
+            self.left_ = steps
+            if not steps:
+                raise Stopped
 
-    def on_train_begin(self, net, **kwargs):
-        self.noted.update(start=time.perf_counter(), resident=memory("VmRSS"), peak=memory("VmHWM"))
-        self.left_ = self.steps
-        if not self.steps:
-            raise Stopped
+        def on_batch_end(self, net: Any, **kwargs: Any) -> None:
+            self.left_ -= 1
+            if not self.left_:
+                noted["steps"] = time.perf_counter() - noted["start"]
+                raise Stopped
 
-    def on_batch_end(self, net, **kwargs):
-        self.left_ -= 1
-        if not self.left_:
-            self.noted["steps"] = time.perf_counter() - self.noted["start"]
-            raise Stopped
-
-
-def fit_until(n: int, steps: int) -> dict[str, float]:
-    """Seconds of a fit up to stage 2, and of its first steps."""
     y, d = labels(n, 4)
-    clf = paper(random_state=0, callbacks=[StopAfter(steps)])
+    clf = engine.paper(random_state=0, callbacks=[StopAfter()])
     start = time.perf_counter()
     try:
         clf.fit(SyntheticTexts(n), y, domains=d)
     except Stopped:
         pass
-    return {**StopAfter.noted, "stage1": StopAfter.noted["start"] - start}
+    return {**noted, "stage1": noted["start"] - start}
 
 
 def warm_up() -> tuple[float, float]:
@@ -159,7 +156,7 @@ def measure_domains(n_domains: int, adaptation: str) -> dict[str, Any]:
     y, d = labels(n, n_domains)
     X = SyntheticTexts(n)
     _, base = warm_up()
-    clf = paper(random_state=0, meta_epochs=1, adaptation=adaptation)
+    clf = engine.paper(random_state=0, meta_epochs=1, adaptation=adaptation)
     taken = seconds(lambda: clf.fit(X, y, domains=d))
     fitted = memory("VmRSS") - base
     peak = memory("VmHWM") - base
@@ -182,7 +179,7 @@ def measure_candidates(candidates: int) -> dict[str, Any]:
     frame = pd.DataFrame({"text": SyntheticTexts(SEARCH_ROWS)[:], "domain": d})
     _, base = warm_up()
     with tempfile.TemporaryDirectory() as folder:
-        clf = paper(random_state=0, meta_epochs=1, adaptation=None, domain_column="domain", memory=folder)
+        clf = engine.paper(random_state=0, meta_epochs=1, adaptation=None, domain_column="domain", memory=folder)
         grid = {"corruption_weight": np.linspace(0.01, 1, candidates).tolist()}
         search = GridSearchCV(clf, grid, cv=2, refit=False, error_score="raise")
         taken = seconds(lambda: search.fit(frame, y))
@@ -210,27 +207,27 @@ def measure_million(n: int) -> dict[str, Any]:
 
 def measure(series: str, x: int) -> dict[str, Any]:
     if series.startswith("domains"):
-        point = measure_domains(x, series.split(", ")[1])
-    else:
-        kinds = {"texts": measure_texts, "candidates": measure_candidates, "million": measure_million}
-        point = kinds[series](x)
-    return {"machine": machine(), "code": CODE, "values": point}
+        return measure_domains(x, series.split(", ")[1])
+    return {"texts": measure_texts, "candidates": measure_candidates, "million": measure_million}[series](x)
 
 
-def run_point(folder: Path, series: str, x: int, repeat: int) -> dict[str, Any]:
-    """One point, from its file or by a fresh process."""
-    cell = folder / f"{series.replace(', ', '_')}_{x}_{repeat}.json"
-    if not cell.exists():
-        command = [sys.executable, __file__, "--point", series, str(x)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        cell.write_text(run.stdout.splitlines()[-1] + "\n")
-        print(cell.name, cell.read_text().strip(), flush=True)
-    return json.loads(cell.read_text())
+def in_fresh_process(series: str, x: int) -> Content:
+    command = [sys.executable, __file__, "--point", series, str(x)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return {"values": json.loads(run.stdout.splitlines()[-1])}
+
+
+def run_point(cells: Cells, series: str, x: int, repeat: int) -> Content:
+    """One point: the finished cell, or a new one."""
+    return cells.complete(
+        in_fresh_process, {"series": series, "x": x}, name=f"{series.replace(', ', '_')}_{x}_{repeat}"
+    )
 
 
 def growth(runs: dict[int, list[float]]) -> tuple[float, float]:
     """Exponent of growth over the largest points, 1 for linear, and half of its 95% interval: a line through the logarithms."""
+    from scipy import stats
+
     found = [(np.log(x), np.log(max(y, 1e-9))) for x in sorted(runs)[-LARGEST:] for y in runs[x]]
     fitted = stats.linregress(*zip(*found))
     half = fitted.stderr * stats.t.ppf(0.975, len(found) - 2) if len(found) > 2 else math.nan
@@ -241,20 +238,20 @@ def medians(runs: dict[int, list[dict[str, float]]]) -> dict[int, dict[str, floa
     return {x: {name: statistics.median(run[name] for run in some) for name in some[0]} for x, some in runs.items()}
 
 
-def report(runs: dict[str, dict[int, list[dict[str, float]]]], big: dict[str, Any] | None, about: list[str]) -> str:
+def report(
+    runs: dict[str, dict[int, list[dict[str, float]]]], big: dict[str, Any] | None, about: list[str]
+) -> list[str]:
     lines = ["# Cost growth", "", *about]
     for series, by_x in runs.items():
-        xs = list(by_x)
-        header = " | ".join(f"{x:,}" for x in xs)
-        one = {"texts": "a text", "candidates": "a candidate"}.get(series, "a domain")
-        lines += ["", f"## {series}", "", f"| | {header} | {one} | at 0 | exponent |", "| --- " * (len(xs) + 4) + "|"]
-        middle = medians(by_x)
+        xs, middle, rows = list(by_x), medians(by_x), []
         for name in middle[xs[0]]:
             values = [middle[x][name] for x in xs]
             slope, intercept = np.polyfit(xs, values, 1)
             exponent, half = growth({x: [run[name] for run in some] for x, some in by_x.items()})
-            shown = " | ".join(f"{v:.2f}" if "(s)" in name else f"{v:.0f}" for v in values)
-            lines.append(f"| {name} | {shown} | {slope:.3g} | {intercept:.3g} | {exponent:.2f} ± {half:.2f} |")
+            shown = [f"{v:.2f}" if "(s)" in name else f"{v:.0f}" for v in values]
+            rows.append([name, *shown, f"{slope:.3g}", f"{intercept:.3g}", f"{exponent:.2f} ± {half:.2f}"])
+        one = {"texts": "a text", "candidates": "a candidate"}.get(series, "a domain")
+        lines += ["", f"## {series}", "", *table([None, *(f"{x:,}" for x in xs), one, "at 0", "exponent"], rows)]
     if big is not None:
         n = big["texts"]
         extrapolated = "" if n >= 10**6 else f" A million would take {big['microseconds a text']:.0f} s (extrapolated)."
@@ -267,7 +264,7 @@ def report(runs: dict[str, dict[int, list[dict[str, float]]]], big: dict[str, An
             f"before and after): ratio {big['ratio']:.3f}. Peak resident memory {big['peak (MiB)']:.0f} MiB over the "
             f"{big['base (MiB)']:.0f} MiB of the process with the encoder loaded.{extrapolated}",
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
@@ -296,31 +293,28 @@ def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--million", type=int, nargs="?", const=10**6, metavar="TEXTS")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--point", nargs=2, metavar=("SERIES", "X"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--million", type=int, nargs="?", const=10**6, metavar="TEXTS")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--point", nargs=2, metavar=("SERIES", "X"), help=argparse.SUPPRESS)
+    args = options.parse_args()
     if args.point:
         print(json.dumps(measure(args.point[0], int(args.point[1]))))
         return
-    folder, results, sizes = HERE / "cells" / "scaling", HERE / "results", SERIES
+    cells, sizes = Cells(HERE / "cells" / "scaling"), SERIES
     if args.quick:
-        folder = results = Path(tempfile.mkdtemp())
-        sizes, args.repeats, args.million = QUICK, 1, 40_000
+        lib_report.RESULTS = Path(tempfile.mkdtemp())
+        cells, sizes, args.repeats, args.million = Cells(lib_report.RESULTS / "scaling"), QUICK, 1, 40_000
+    points = [(repeat, series, x) for repeat in range(args.repeats) for series, xs in sizes.items() for x in xs]
+    found = [run_point(cells, series, x, repeat) for repeat, series, x in points]
     runs: dict[str, dict[int, list[dict[str, float]]]] = {series: {x: [] for x in xs} for series, xs in sizes.items()}
-    machines = set()
-    for repeat in range(args.repeats):
-        for series, by_x in runs.items():
-            for x in by_x:
-                cell = run_point(folder, series, x, repeat)
-                by_x[x].append(cell["values"])
-                machines.add(cell["machine"])
+    for (_, series, x), cell in zip(points, found):
+        runs[series][x].append(cell["values"])
     big = None
     if args.million:
-        cell = run_point(folder, "million", args.million, 0)
-        big, machines = cell["values"], machines | {cell["machine"]}
+        found.append(run_point(cells, "million", args.million, 0))
+        big = found[-1]["values"]
     command = f"python benchmarks/scaling.py --repeats {args.repeats}"
     command += f" --million {args.million}" if args.million else ""
     about = [
@@ -331,7 +325,7 @@ def main() -> None:
         f"Texts: 4 domains. Domains: {ROWS_A_DOMAIN} rows each, one epoch of "
         f"stage 2, stage 3 at its defaults. Candidates: values of `corruption_weight`, {SEARCH_ROWS} rows, 2 folds, "
         "one epoch, `memory=`. "
-        f"Machine: {'; '.join(sorted(machines))}.",
+        f"Machine: {distinct(found, 'machine', '; ')}.",
         "",
         "The last three columns: slope and intercept of the least-squares line through the medians, and the exponent of growth "
         "(1 is linear): the slope, with its 95% interval, of a line through the logarithms of all runs of the "
@@ -339,11 +333,9 @@ def main() -> None:
         "",
         "![Time and memory against texts, domains and candidates](scaling.png)",
     ]
-    text = report(runs, big, about)
-    (results / "scaling.md").write_text(text)
-    draw({series: medians(by_x) for series, by_x in runs.items()}, results / "scaling.png")
-    print(text)
-    print(results / "scaling.md")
+    write_page("scaling", report(runs, big, about))
+    draw({series: medians(by_x) for series, by_x in runs.items()}, lib_report.RESULTS / "scaling.png")
+    print(lib_report.RESULTS / "scaling.md")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import sklearn
-from sklearn.model_selection import GridSearchCV
-from tasks import HERE, draw, machine, paper, split
-
-from skmft.metrics import make_domain_scorer
-from skmft.model_selection import DomainStratifiedKFold
+import pandas as pd
+from lib import engine, tasks
+from lib.cells import machine, parser
+from lib.report import table, write_page
 
 GRID = {"corruption_weight": [0, 0.1, 1, 10], "typicality_balance": [0.0, 0.5, 1.0]}
-SCORER = make_domain_scorer()
 
 
 def resident() -> float:
@@ -33,40 +31,39 @@ def resident() -> float:
 class Watched:
     """The domain scorer, which also notes the resident memory and stage 1's seconds after every fit."""
 
-    def __init__(self):
-        self.resident, self.stage1 = [], []
+    def __init__(self) -> None:
+        self.scorer = engine.make_domain_scorer()
+        self.resident: list[float] = []
+        self.stage1: list[float] = []
 
-    def get_metadata_routing(self):
-        return SCORER.get_metadata_routing()
+    def get_metadata_routing(self) -> Any:
+        return self.scorer.get_metadata_routing()
 
-    def __call__(self, estimator, X, y, domains=None):
-        score = SCORER(estimator, X, y, domains=domains)
+    def __call__(self, estimator: Any, X: Any, y: Any, domains: Any = None) -> float:
+        score = self.scorer(estimator, X, y, domains=domains)
         self.resident.append(resident())
         self.stage1.append(sum(h["seconds"] for h in estimator.history_ if h["stage"] == "typicality"))
         return score
 
 
-def search(memory, train):
+def search(memory: str | None, train: pd.DataFrame) -> tuple[float, Watched]:
+    from sklearn.model_selection import GridSearchCV
+
     watched = Watched()
-    clf = paper(meta_epochs=2, adaptation=None, random_state=0, memory=memory)
-    folds = DomainStratifiedKFold(3, shuffle=True, random_state=0)
+    clf = engine.paper(meta_epochs=2, adaptation=None, random_state=0, memory=memory)
+    folds = engine.DomainStratifiedKFold(3, shuffle=True, random_state=0)
     grid = GridSearchCV(clf, GRID, scoring=watched, cv=folds, refit=False, error_score="raise")
     start = time.perf_counter()
     grid.fit(train["text"].to_numpy(), train["y"], domains=train["domain"])
-    return time.perf_counter() - start, watched, grid.cv_results_["mean_test_score"]
+    return time.perf_counter() - start, watched
 
 
 def main() -> None:
-    train, _ = draw(split("amazon")[0], 24, 0)
-    lines = [
-        "# `memory=` in a search",
-        "",
-        f"`python benchmarks/search_memory.py`: 12 candidates x 3 folds, {len(train)} Amazon reviews, all-MiniLM-L6-v2, two "
-        f"epochs, no adaptation, one run each in this order. Machine: {machine()}.",
-        "",
-        "| | seconds of the search | seconds of stage 1, 36 fits | RSS after candidate 1 (MiB) | after candidate 12 | ratio |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    parser(__doc__).parse_args()
+    import sklearn
+
+    train, _ = tasks.draw(tasks.split("amazon")[0], 24, 0)
+    rows = []
     with sklearn.config_context(enable_metadata_routing=True), tempfile.TemporaryDirectory() as folder:
         search(None, train.head(64))  # warm up
         for name, memory in (
@@ -74,15 +71,35 @@ def main() -> None:
             ("with, empty at first", folder),
             ("with, filled by an earlier run", folder),
         ):
-            seconds, watched, _ = search(memory, train)
+            seconds, watched = search(memory, train)
             first, last = watched.resident[2], watched.resident[-1]
-            lines.append(
-                f"| {name} | {seconds:.1f} | {sum(watched.stage1):.1f} | {first:.0f} | {last:.0f} | {last / first:.2f} |"
-            )
-            print(lines[-1], flush=True)
-    text = "\n".join(lines) + "\n"
-    (HERE / "results" / "search_memory.md").write_text(text)
-    print(text)
+            figures = [
+                f"{seconds:.1f}",
+                f"{sum(watched.stage1):.1f}",
+                f"{first:.0f}",
+                f"{last:.0f}",
+                f"{last / first:.2f}",
+            ]
+            rows.append([name, *figures])
+            print(*rows[-1], flush=True)
+    head = [
+        "",
+        "seconds of the search",
+        "seconds of stage 1, 36 fits",
+        "RSS after candidate 1 (MiB)",
+        "after candidate 12",
+    ]
+    write_page(
+        "search_memory",
+        [
+            "# `memory=` in a search",
+            "",
+            f"`python benchmarks/search_memory.py`: 12 candidates x 3 folds, {len(train)} Amazon reviews, all-MiniLM-L6-v2, "
+            f"two epochs, no adaptation, one run each in this order. Machine: {machine()}.",
+            "",
+            *table([*head, "ratio"], rows),
+        ],
+    )
 
 
 if __name__ == "__main__":

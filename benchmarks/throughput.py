@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import logging
 import os
 import statistics
 import tempfile
@@ -28,41 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
-from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer
-from tasks import CODE, HERE, load, machine, paper, text_columns
-
-from skmft import MetaFineTunedClassifier
-from skmft.networks import DEFAULT_MODEL, find_encoder, load_tokenizer, reads_token_types
-from skmft.training import has_native_bfloat16
+from lib import engine
+from lib import report as lib_report
+from lib.cells import code, machine, parser, start
+from lib.methods import QUIET
+from lib.report import table, write_page
+from lib.tasks import load, text_columns
 
 MAX_LENGTH = 128
+ENCODE = [f"sentence-transformers encode, {how}" for how in ("float32", "bfloat16", "bfloat16, its best batch")]
+BASES = {"inference": ENCODE, "training": ["Trainer, its defaults", "Trainer at its best"]}
 TASKS = {"reviews": "amazon", "tweets": "snippets", "pairs": "mnli"}
 
 
 class Stopped(Exception):
-    """Raised where stage 1 is done."""
-
-
-class Stop(Callback):
-    """Ends a fit at the start of stage 2."""
-
-    def on_train_begin(self, net, **kwargs):
-        raise Stopped
-
-
-class EpochClock(transformers.TrainerCallback):
-    """Seconds of the Trainer's epoch alone, as skorch's timer counts them: what comes before the first step is left out."""
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        synchronize()
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        synchronize()
-        self.seconds = time.perf_counter() - self.start
+    """Raised at the end of stage 1."""
 
 
 # ------------------------------------------------------------------ what is run
@@ -72,6 +51,8 @@ class Bench:
     """Rows of a task, an encoder, and the ways to run one through the other."""
 
     def __init__(self, task: str, n_texts: int, n_train: int, folder: str, batch: int, device: str) -> None:
+        import torch
+
         rows = load(TASKS[task])
         if task == "tweets":
             rows = rows[rows["domain"] == "tweets"]
@@ -82,25 +63,26 @@ class Bench:
         self.X: list[Any] = rows["text"].tolist() if len(columns) == 1 else list(zip(*(rows[c] for c in columns)))
         self.n_texts, self.n_train, self.batch, self.device, self.folder = n_texts, n_train, batch, device, folder
         self.labels = np.unique(self.y, return_inverse=True)[1].tolist()
-        self.dtype = torch.bfloat16 if has_native_bfloat16(torch.device(device)) else torch.float32
+        self.dtype = torch.bfloat16 if engine.has_native_bfloat16(torch.device(device)) else torch.float32
         self.fitted = self.ours(meta_epochs=1, adaptation=None)
         self.fitted.fit(self.X[:64], self.y[:64], domains=self.domains[:64])
-        self.lengths = self.fitted._tokenize(self.X)[0].lengths
+        self.lengths = engine.tokens_of(self.fitted, self.X).lengths
 
-    def ours(self, **params: Any) -> MetaFineTunedClassifier:
-        return paper(
-            self.folder, max_length=MAX_LENGTH, random_state=0, batch_size=self.batch, device=self.device, **params
-        )
+    def ours(self, **params: Any) -> Any:
+        own = {"max_length": MAX_LENGTH, "random_state": 0, "batch_size": self.batch, "device": self.device}
+        return engine.paper(self.folder, **own, **params)
 
     def operations(self, n: int) -> float:
         """Floating-point operations of a forward pass over the first n texts."""
-        config = transformers.AutoConfig.from_pretrained(self.folder)
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.folder)
         h, f, tokens = config.hidden_size, config.intermediate_size, self.lengths[:n].astype(float)
         return float((config.num_hidden_layers * tokens * (2 * (4 * h * h + 2 * h * f) + 4 * tokens * h)).sum())
 
     # --- inference: callables, and how many texts they run (the slow pipelines a quarter)
 
-    def sentence_transformer(self, dtype: torch.dtype, batch: int, n: int) -> Callable[[], Any]:
+    def sentence_transformer(self, dtype: Any, batch: int, n: int) -> Callable[[], Any]:
         from sentence_transformers import SentenceTransformer
 
         model = SentenceTransformer(self.folder, device=self.device, model_kwargs={"dtype": dtype})
@@ -109,11 +91,14 @@ class Bench:
         return lambda: model.encode(self.X[:n], batch_size=batch)
 
     def inference(self, best_batch: int) -> dict[str, tuple[Callable[[], Any], int]]:
+        import torch
+        import transformers
+
         n, X = self.n_texts, self.X[: self.n_texts]
 
-        def pipeline(dtype: torch.dtype) -> Callable[[], Any]:
+        def pipeline(dtype: Any) -> Callable[[], Any]:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder, dtype=dtype)
-            tokenizer = load_tokenizer(find_encoder(self.folder), MAX_LENGTH)
+            tokenizer = engine.load_tokenizer(engine.find_encoder(self.folder), MAX_LENGTH)
             pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device=self.device)
             some: list[Any] = X[: n // 4]
             some = [dict(zip(("text", "text_pair"), x)) for x in some] if isinstance(X[0], tuple) else some
@@ -128,11 +113,9 @@ class Bench:
             return run
 
         calls = {
-            "sentence-transformers encode, float32": self.sentence_transformer(torch.float32, self.batch, n),
-            "sentence-transformers encode, bfloat16": self.sentence_transformer(torch.bfloat16, self.batch, n),
-            "sentence-transformers encode, bfloat16, its best batch": self.sentence_transformer(
-                torch.bfloat16, best_batch, n
-            ),
+            ENCODE[0]: self.sentence_transformer(torch.float32, self.batch, n),
+            ENCODE[1]: self.sentence_transformer(torch.bfloat16, self.batch, n),
+            ENCODE[2]: self.sentence_transformer(torch.bfloat16, best_batch, n),
             "pipeline text-classification, float32": pipeline(torch.float32),
             "pipeline text-classification, bfloat16": pipeline(torch.bfloat16),
             "skmft transform": lambda: self.fitted.transform(X),
@@ -145,6 +128,12 @@ class Bench:
         return {name: (call, quarter[name]) for name, call in calls.items() if skipped not in name}
 
     def stage1(self) -> None:
+        from skorch.callbacks import Callback
+
+        class Stop(Callback):
+            def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+                raise Stopped
+
         n = self.n_texts
         try:
             clf = self.ours(meta_epochs=1, adaptation=None, callbacks=[Stop()])
@@ -152,12 +141,16 @@ class Bench:
         except Stopped:
             return
 
+    @property
+    def bf16(self) -> dict[str, bool]:
+        """What the Trainer is told of the narrow type."""
+        return {"bf16": True} if "bfloat16" in str(self.dtype) else {}
+
     # --- training: callables that return seconds of one epoch over the first n_train texts, nothing else counted
 
     def training(self, workers: int) -> dict[str, Callable[[], float]]:
         best = {"train_sampling_strategy": "group_by_length", "dataloader_num_workers": workers}
-        if self.dtype == torch.bfloat16:
-            best["bf16"] = True
+        best |= self.bf16
         return {
             "Trainer, its defaults": self.trainer,
             "Trainer at its best": lambda: self.trainer(**best),
@@ -176,44 +169,58 @@ class Bench:
     def stage3(self) -> float:
         n, name = self.n_train, self.domains[0]
         self.fitted.set_params(adaptation="full", adaptation_epochs=1)
-        self.fitted.net_.module_.to(self.device)  # where `fit` leaves it; other methods' memory does not hold it
+        self.fitted.meta_learner_.to(self.device)  # where `fit` leaves it; other methods' memory does not hold it
         self.fitted.adapt(self.X[:n], self.y[:n], domain=name)
-        self.fitted.net_.module_.to("cpu")
+        self.fitted.meta_learner_.to("cpu")
         return self.fitted.history_[-1]["seconds"]
 
     def model_and_rows(self, **config: Any) -> tuple[Any, Any, list[dict[str, Any]]]:
+        import torch
+        import transformers
+
         n = self.n_train
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             self.folder, num_labels=len(set(self.labels)), dtype=torch.float32, **config
         )
-        tokenizer = load_tokenizer(find_encoder(self.folder), MAX_LENGTH)
+        tokenizer = engine.load_tokenizer(engine.find_encoder(self.folder), MAX_LENGTH)
         parts = [list(part) for part in zip(*self.X[:n])] if isinstance(self.X[0], tuple) else [self.X[:n]]
         encoded = tokenizer(
-            *parts, truncation=True, max_length=MAX_LENGTH, return_token_type_ids=reads_token_types(model.base_model)
+            *parts,
+            truncation=True,
+            max_length=MAX_LENGTH,
+            return_token_type_ids=engine.reads_token_types(model.base_model),
         )
         return model, tokenizer, [{**{k: v[i] for k, v in encoded.items()}, "labels": self.labels[i]} for i in range(n)]
 
     def trainer(self, attention_dropout: float | None = None, **arguments: Any) -> float:
         """The Hugging Face Trainer; nothing evaluated, saved or reported."""
+        import transformers
+
+        class EpochClock(transformers.TrainerCallback):
+            """Seconds of the epoch alone, as skorch's timer counts them: what comes before the first step is left out."""
+
+            def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                synchronize()
+                self.start = time.perf_counter()
+
+            def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                synchronize()
+                self.seconds = time.perf_counter() - self.start
+
         config = {} if attention_dropout is None else {"attention_probs_dropout_prob": attention_dropout}
         model, tokenizer, rows = self.model_and_rows(**config)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = transformers.Trainer(
-                model,
-                transformers.TrainingArguments(
-                    output_dir=folder,
-                    per_device_train_batch_size=self.batch,
-                    num_train_epochs=1,
-                    save_strategy="no",
-                    logging_strategy="no",
-                    report_to="none",
-                    disable_tqdm=True,
-                    use_cpu=self.device == "cpu",
-                    **arguments,
-                ),
-                train_dataset=rows,
-                data_collator=transformers.DataCollatorWithPadding(tokenizer),
+            settings = transformers.TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=self.batch,
+                num_train_epochs=1,
+                disable_tqdm=True,
+                use_cpu=self.device == "cpu",
+                **QUIET,
+                **arguments,
             )
+            collate = transformers.DataCollatorWithPadding(tokenizer)
+            trainer = transformers.Trainer(model, settings, train_dataset=rows, data_collator=collate)
             trainer.remove_callback(transformers.PrinterCallback)
             clock = EpochClock()
             trainer.add_callback(clock)
@@ -222,6 +229,10 @@ class Bench:
 
     def skorch_loop(self) -> float:
         """A skorch net around a transformers model, as one writes it: float32, shuffled rows, AdamW."""
+        import torch
+        from skorch import NeuralNet
+        from skorch.callbacks import EpochTimer
+
         model, tokenizer, rows = self.model_and_rows()
 
         class Logits(torch.nn.Module):
@@ -229,7 +240,7 @@ class Bench:
                 super().__init__()
                 self.model = model
 
-            def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+            def forward(self, **batch: Any) -> Any:
                 return self.model(**batch).logits
 
         class Rows(torch.utils.data.Dataset):
@@ -239,7 +250,7 @@ class Bench:
             def __getitem__(self, i: int) -> dict[str, Any]:
                 return rows[i]
 
-        def collate(some: list[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        def collate(some: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
             batch = dict(tokenizer.pad(some, return_tensors="pt"))
             return batch, batch.pop("labels")
 
@@ -265,6 +276,8 @@ class Bench:
 
 
 def synchronize() -> None:
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -276,8 +289,10 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def matrix_product_limit(device: str, dtype: torch.dtype) -> float:
+def matrix_product_limit(device: str, dtype: Any) -> float:
     """Best rate of a matrix product, in operations a second."""
+    import torch
+
     best = 0.0
     for n in (1024, 2048, 4096) if device == "cpu" else (4096, 8192):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -287,22 +302,25 @@ def matrix_product_limit(device: str, dtype: torch.dtype) -> float:
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, timed: bool) -> tuple[dict, dict]:
-    """Seconds of every call (its own answer if not `timed` here), the calls taking turns after a round that is not counted;
+    """Seconds of every call, and the most GPU memory of each in bytes, over what was held before it.
 
-    and the most GPU memory of each in bytes, over what was held before it.
+    The calls take turns after a round that is not counted. A call's own answer are its seconds, if it is not `timed` here.
     """
+    import torch
+
+    cuda = torch.cuda if torch.cuda.is_available() else None
     times: dict[str, list[float]] = {name: [] for name in calls}
     memory: dict[str, int] = {}
     for repeat in range(-1, repeats):
         for name, call in calls.items():
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-                held = torch.cuda.memory_allocated()
+            if cuda:
+                cuda.empty_cache()
+                cuda.reset_peak_memory_stats()
+                held = cuda.memory_allocated()
             took = seconds(call) if timed else call()
-            if torch.cuda.is_available():
-                memory[name] = torch.cuda.max_memory_allocated() - held
+            if cuda:
+                memory[name] = cuda.max_memory_allocated() - held
             if repeat >= 0:
                 times[name].append(took)
     return times, memory
@@ -311,13 +329,8 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, timed: bool) -> t
 def best_workers(bench: Bench, batch: int) -> int:
     """Number of the Trainer's data loader workers that is fastest here, of 0, 1, 2."""
     n, bench.n_train = bench.n_train, min(4 * batch, bench.n_train)
-    bf16 = {"bf16": True} if bench.dtype == torch.bfloat16 else {}
-    took = {
-        w: min(
-            bench.trainer(train_sampling_strategy="group_by_length", dataloader_num_workers=w, **bf16) for _ in range(2)
-        )
-        for w in (0, 1, 2)
-    }
+    settings = {"train_sampling_strategy": "group_by_length", **bench.bf16}
+    took = {w: min(bench.trainer(dataloader_num_workers=w, **settings) for _ in range(2)) for w in (0, 1, 2)}
     bench.n_train = n
     return min(took, key=took.get)
 
@@ -346,6 +359,8 @@ def latency(bench: Bench, repeats: int) -> dict[str, list[float]]:
 
 
 def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dict[str, Any]:
+    import torch
+
     n_texts, n_train = args.texts, args.steps * batch
     bench = Bench(task, n_texts, n_train, folder, batch, args.device)
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, bench.dtype)}
@@ -355,7 +370,7 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
     inference, _ = in_turn({name: call for name, (call, _) in calls.items()}, args.repeats, timed=True)
     sizes = {name: n for name, (_, n) in calls.items()}
     del calls  # the peers' models
-    bench.fitted.net_.module_.to("cpu")
+    bench.fitted.meta_learner_.to("cpu")
     training, memory = in_turn(bench.training(workers), args.repeats, timed=False)
     result: dict[str, Any] = {
         "task": task, "batch": batch, "texts": n_texts, "training_texts": n_train, "workers": workers, "limit": limit,
@@ -363,41 +378,25 @@ def measure(task: str, args: argparse.Namespace, folder: str, batch: int) -> dic
         "latency_ms": latency(bench, args.latency_repeats), "rows": [],
     }  # fmt: skip
     sizes |= dict.fromkeys(training, n_train)
-    for kind, table in (("inference", inference), ("training", training)):
-        for name, took in table.items():
+    for kind, times in (("inference", inference), ("training", training)):
+        for name, took in times.items():
             n = sizes[name]
             operations = bench.operations(n) * (3 if kind == "training" else 1)
             low = "float32" in name or name in ("Trainer, its defaults", "plain skorch loop")
             precision = "float32" if low else str(bench.dtype).removeprefix("torch.")
             median = statistics.median(took)
-            row = {
-                "kind": kind,
-                "name": name,
-                "texts": n,
-                "texts_a_second": n / median,
-                "precision": precision,
-                "seconds": took,
-            }
-            row["share_of_limit"] = operations / median / limit[precision]
+            row = {"kind": kind, "name": name, "texts": n, "texts_a_second": n / median, "precision": precision}
+            row |= {"seconds": took, "share_of_limit": operations / median / limit[precision]}
             if kind == "training" and memory:
                 row["peak_memory_bytes"] = memory[name]
             result["rows"].append(row)
     return result
 
 
-# ------------------------------------------------------------------ what is told
-
-BASES = {
-    "inference": [
-        "sentence-transformers encode, float32",
-        "sentence-transformers encode, bfloat16",
-        "sentence-transformers encode, bfloat16, its best batch",
-    ],
-    "training": ["Trainer, its defaults", "Trainer at its best"],
-}
+# ------------------------------------------------------------------ report
 
 
-def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) -> str:
+def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) -> list[str]:
     lines = [
         "# Throughput",
         "",
@@ -426,81 +425,74 @@ def report(results: list[dict[str, Any]], args: argparse.Namespace, where: str) 
             rows = {row["name"]: row for row in r["rows"] if row["kind"] == kind}
             bases = [b for b in bases if b in rows]
             has_memory = any("peak_memory_bytes" in row for row in rows.values())
-            header = [
-                kind,
-                "texts/s",
-                *(f"against {b}" for b in bases),
-                "share of the limit",
-                *["peak GiB"] * has_memory,
-            ]
-            lines += ["", f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
+            head = [kind, "texts/s", *(f"against {b}" for b in bases), "share of the limit", *["peak GiB"] * has_memory]
+            body = []
             for name, row in rows.items():
                 n, rate, took = row["texts"], row["texts_a_second"], row["seconds"]
                 cells = [name, f"{rate:.1f} ({n / max(took):.1f} to {n / min(took):.1f})"]
                 cells += [f"{rate / rows[b]['texts_a_second']:.2f}" for b in bases]
                 cells += [f"{row['share_of_limit']:.0%} of {row['precision']}"]
                 cells += [f"{row['peak_memory_bytes'] / 2**30:.2f}"] if has_memory else []
-                lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", "| `predict`, latency | p50, ms | p99, ms |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {p50:.1f} | {p99:.1f} |" for name, (p50, p99) in r["latency_ms"].items()]
-    return "\n".join(lines) + "\n"
+                body.append(cells)
+            lines += ["", *table(head, body)]
+        latencies = [[name, f"{p50:.1f}", f"{p99:.1f}"] for name, (p50, p99) in r["latency_ms"].items()]
+        lines += ["", *table(["`predict`, latency", "p50, ms", "p99, ms"], latencies)]
+    return lines
 
 
 def bert_base_shape() -> str:
     """Folder of an encoder of BERT-base's shape with random weights and MiniLM's tokenizer (speed needs no more)."""
+    import torch
+    import transformers
+
     folder = Path(tempfile.gettempdir()) / "skmft-bert-base-shape"
     if not (folder / "model.safetensors").exists():
         torch.manual_seed(0)
         transformers.BertModel(transformers.BertConfig()).save_pretrained(folder)
-        load_tokenizer(find_encoder(DEFAULT_MODEL), MAX_LENGTH).save_pretrained(folder)
+        engine.load_tokenizer(engine.find_encoder(engine.DEFAULT_MODEL), MAX_LENGTH).save_pretrained(folder)
     return str(folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    options.add_argument(
         "--encoder", default="minilm", help="minilm, base (BERT-base's shape, random weights), or a folder"
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, nargs="+", default=[32])
-    parser.add_argument("--texts", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=12, help="optimiser steps of a training run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--latency-repeats", type=int, default=200)
-    parser.add_argument("--quick", action="store_true", help="500 texts, 8 steps, 3 repeats; writes no result")
-    args = parser.parse_args()
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--batch", type=int, nargs="+", default=[32])
+    options.add_argument("--texts", type=int, default=2000)
+    options.add_argument("--steps", type=int, default=12, help="optimiser steps of a training run")
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--latency-repeats", type=int, default=200)
+    options.add_argument("--quick", action="store_true", help="500 texts, 8 steps, 3 repeats; writes no result")
+    args = options.parse_args()
     if args.quick:
         args.texts, args.steps, args.repeats, args.latency_repeats = 500, 8, 3, 30
     shown = "" if args.device == "cpu" else f" --device {args.device} --encoder {args.encoder}"
     shown = f"--tasks {' '.join(args.tasks)}{shown} --batch {' '.join(map(str, args.batch))}"
     args.command = f"python benchmarks/throughput.py {shown}"
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # the Trainer's, of more workers than cores
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    folder = {"minilm": find_encoder(DEFAULT_MODEL).folder}.get(args.encoder, args.encoder)
-    folder = bert_base_shape() if args.encoder == "base" else folder
-    where = machine()
+    start()
+    import transformers
 
-    results = []
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore")  # the Trainer's, of more workers than cores
+    folder = {"minilm": engine.find_encoder(engine.DEFAULT_MODEL).folder}.get(args.encoder, args.encoder)
+    folder = bert_base_shape() if args.encoder == "base" else folder
+    where, results = machine(), []
+    name = "throughput" + ("" if args.device == "cpu" else f"_{args.device.split(':')[0]}")
     for task in args.tasks:
         for batch in args.batch:
             results.append(measure(task, args, folder, batch))
-            text = report(results, args, where)
-            print(text, flush=True)
-            if not args.quick:
-                name = "throughput" + ("" if args.device == "cpu" else f"_{args.device.split(':')[0]}")
-                (HERE / "results" / f"{name}.md").write_text(text)
-                whole = {
-                    "command": args.command,
-                    "machine": where,
-                    "code": CODE,
-                    "encoder": args.encoder,
-                    "results": results,
-                }
-                (HERE / "results" / f"{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+            lines = report(results, args, where)
+            if args.quick:
+                print(*lines, sep="\n", flush=True)
+                continue
+            write_page(name, lines)
+            whole = {"command": args.command, "machine": where, "code": code(), "encoder": args.encoder}
+            text = json.dumps({**whole, "results": results}, indent=1)
+            (lib_report.RESULTS / f"{name}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

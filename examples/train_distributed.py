@@ -36,7 +36,8 @@ def main() -> None:
     if int(os.environ.get("RANK", "0")) == 0:  # the launcher numbers the processes
         accuracy = clf.score(X_test, y_test, domains=d_test)
         print(
-            f"{os.environ.get('WORLD_SIZE', '1')} processes, device {clf.net_.device}: {time.perf_counter() - start:.0f} s"
+            f"{os.environ.get('WORLD_SIZE', '1')} processes, device {next(clf.meta_learner_.parameters()).device}: "
+            f"{time.perf_counter() - start:.0f} s"
         )
         print(f"accuracy on {len(X_test)} test texts: {accuracy:.3f}")
         if args.save:

@@ -1,13 +1,12 @@
 """Meta Fine-Tuning of text classifiers over several domains, as a scikit-learn estimator."""
 
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 
 from ._persistence.folder import PersistenceError
 from .classifier import MetaFineTunedClassifier
 
-__version__ = version("skmft")
+__version__ = "0.2.0"  # the one place: pyproject.toml reads it here
 _MODULES = ("baselines", "datasets", "inspection", "metrics", "model_selection", "recipes")
 __all__ = ["MetaFineTunedClassifier", "PersistenceError", "__version__", *_MODULES]
 

@@ -7,12 +7,11 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -22,14 +21,14 @@ from sklearn.utils.validation import check_is_fitted
 from ._engine.cache import RowStore
 from ._engine.encoder import Encoder, EncoderSource, find_encoder, load_encoder, load_tokenizer, tokenizer_fingerprint
 from ._engine.inference import PretrainedEmbedder
-from ._engine.model import embedding_width, layer_indices, reads_token_types
+from ._engine.model import TextClassifier, embedding_width, layer_indices, reads_token_types
 from ._engine.runtime import Runtime, draw_seed
 from ._engine.tokens import Text, TokenizedTexts, tokenize, tokenize_once
 from ._engine.training import TrainingSettings
 from ._inputs.domains import missing, positions, read_domains, refuse_other_types
 from ._inputs.rows import LabelledTexts, Rows, read_labelled_texts
 from ._inputs.texts import column_hint, order_columns, read_texts
-from ._method.adaptation import AdaptationSettings, adapt_to_domain, domain_logits
+from ._method.adaptation import AdaptationSettings, Adapted, adapt_to_domain, domain_logits
 from ._method.lora import check_settings
 from ._method.probe import probe_rows
 from ._method.scoring import Scored, embed_for_probe, score_typicality
@@ -37,7 +36,8 @@ from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_pa
 from ._persistence.state import STAGE_1, FittedState
 from ._saving import SavingMixin
 from ._stage import Stage
-from .recipes import Recipe
+from ._typing import Array, Domains, Name, Params, Tensors, Texts, Tokenizer
+from .recipes import MissingRecipe, Recipe
 
 MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; benchmarks/NOTES.md, 2 and 11
 
@@ -66,13 +66,20 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
 
     _without_domains: str | None = None  # what to warn of where domains are not given
 
+    recipe: Recipe | None
+    _default_recipe: type[Recipe] = Recipe
+
     def _make_recipe(self) -> Recipe:
-        """The recipe that `fit` follows, its parameters filled in."""
-        raise NotImplementedError
+        """The recipe that `fit` follows: a copy of the user's, or the class's own."""
+        recipe = self._default_recipe() if self.recipe is None else copy.copy(self.recipe)
+        if isinstance(recipe, MissingRecipe):
+            recipe.refuse()
+        recipe.check()
+        return recipe
 
     # ------------------------------------------------------------------ fit
 
-    def fit(self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> Self:
         """Fine-tune the pre-trained encoder.
 
         Parameters
@@ -211,23 +218,15 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         return scored, found
 
     def _adapt_domain(
-        self, model: Any, rows: Rows, name: Any, runtime: Runtime, own: Mapping[str, torch.Tensor] | None
-    ) -> Any:
-        settings = AdaptationSettings(
-            str(self.adaptation), self.adaptation_epochs, self.adaptation_learning_rate, self.lora_config
-        )
+        self, model: TextClassifier, rows: Rows, name: Name, runtime: Runtime, own: Tensors | None
+    ) -> Adapted:
+        epochs, rate = self.adaptation_epochs, self.adaptation_learning_rate
+        settings = AdaptationSettings(str(self.adaptation), epochs, rate, self.lora_config)
         return adapt_to_domain(model, rows, name, settings, self._training_settings(), runtime, own)
 
     def _stage(self, encoder: Encoder, runtime: Runtime) -> Stage:
-        return Stage(
-            encoder,
-            self.pooling,
-            self._training_settings(),
-            runtime,
-            self.meta_epochs,
-            self.weight_interpolation,
-            self._max_tokens(),
-        )
+        settings, epochs, share = self._training_settings(), self.meta_epochs, self.weight_interpolation
+        return Stage(encoder, self.pooling, settings, runtime, epochs, share, self._max_tokens())
 
     def _training_settings(self) -> TrainingSettings:
         params = {**OPTIMIZER_DEFAULTS, **(self.optimizer_params or {})}
@@ -246,7 +245,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         )
 
     def _tokens(
-        self, tokenizer: Any, source: EncoderSource, texts: Sequence[Text], token_types: bool, bi_encoded: bool
+        self, tokenizer: Tokenizer, source: EncoderSource, texts: Sequence[Text], token_types: bool, bi_encoded: bool
     ) -> TokenizedTexts:
         """Token ids of the texts, from the user's `memory` where they are there."""
         if self.memory is None:
@@ -258,11 +257,11 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
     # ------------------------------------------------------------ prediction
 
     @property
-    def adapted_domains_(self) -> NDArray[Any]:
+    def adapted_domains_(self) -> Array:
         """Names of the domains that have a model of their own, those of `adapt` included."""
         return np.array(list(self.adapted_weights_))
 
-    def decision_function(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+    def decision_function(self, X: Texts, domains: Domains = None) -> NDArray[np.float64]:
         """Logits of every row: of its domain's own model where `domains` names one, else of the shared model.
 
         Parameters
@@ -288,7 +287,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         logits = self._logits(X, domains)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def predict_proba(self, X: Any, domains: Any = None) -> NDArray[np.float64]:
+    def predict_proba(self, X: Texts, domains: Domains = None) -> NDArray[np.float64]:
         """Probability of every class: softmax of the logits.
 
         Parameters
@@ -302,7 +301,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """
         return softmax(self._logits(X, domains), axis=1)
 
-    def predict(self, X: Any, domains: Any = None) -> NDArray[Any]:
+    def predict(self, X: Texts, domains: Domains = None) -> Array:
         """The most probable class of every row.
 
         Parameters
@@ -314,10 +313,9 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Members of `classes_`.
         """
-        best = self._logits(X, domains).argmax(axis=1)
-        return self.classes_[best]
+        return self.classes_[self._logits(X, domains).argmax(axis=1)]
 
-    def score(self, X: Any, y: ArrayLike, domains: Any = None, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.
 
         Parameters
@@ -332,11 +330,11 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """
         return accuracy_score(y, self.predict(X, domains), sample_weight=sample_weight)
 
-    def _logits(self, X: Any, domains: Any) -> NDArray[np.float64]:
+    def _logits(self, X: Texts, domains: Domains) -> NDArray[np.float64]:
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        own: list[Any] = [None] * len(tokens)
+        own: list[Name] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
             unknown = np.flatnonzero((positions(given, np.array(known, dtype=object)) < 0) & ~missing(given))
@@ -350,7 +348,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         runtime = self._runtime(self.seed_)
         model = self.meta_learner_.to(runtime.device)
 
-        def answer(rows: NDArray[np.int64], names: list[Any]) -> NDArray[np.float64]:
+        def answer(rows: NDArray[np.int64], names: list[Name]) -> NDArray[np.float64]:
             some = tokens.subset(rows)
             return domain_logits(model, some, names, self.adapted_weights_, runtime, self._max_tokens())
 
@@ -365,7 +363,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         out[lost] = logsumexp(each, axis=0) - math.log(len(each))  # the mean of probabilities, as logarithms
         return out
 
-    def _tokenize(self, X: Any) -> tuple[TokenizedTexts, NDArray[Any] | None]:
+    def _tokenize(self, X: Texts) -> tuple[TokenizedTexts, Array | None]:
         self._check_parameters()
         self._check_unchanged()
         X = order_columns(X, getattr(self, "feature_names_in_", None), self.domain_column)
@@ -375,9 +373,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"X holds {now}, but the estimator was fitted on {then}; pass {then}.{column_hint(X, self.domain_column)}"
             )
-        token_types = reads_token_types(self.meta_learner_.encoder)
-        tokens = self._tokens(self.tokenizer_, self.encoder_source_, texts, token_types, self.pair_encoding_ == "bi")
-        return tokens, column
+        token_types, bi = reads_token_types(self.meta_learner_.encoder), self.pair_encoding_ == "bi"
+        return self._tokens(self.tokenizer_, self.encoder_source_, texts, token_types, bi), column
 
     # ------------------------------------------------------ state and checks
 
@@ -409,7 +406,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         )
 
     @classmethod
-    def _checked(cls, params: dict[str, Any]) -> Self:
+    def _checked(cls, params: Params) -> Self:
         self = cls(**params)
         if lacking := set(self.get_params(deep=False)) - set(params):
             raise ValueError(f"params lack {sorted(lacking)}")
@@ -428,7 +425,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         self._n_features_out = embedding_width(state.meta_learner.encoder, state.meta_learner.bi_encoded)
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Params:
         """The meta-learner on the CPU, so that a pickle loads where the device that trained it is missing."""
         state = super().__getstate__()
         model = state.get("meta_learner_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from ._engine.inference import PretrainedEmbedder, embed
 from ._inputs.domains import kind_of, missing, positions, read_domains, refuse_other_types
 from ._inputs.rows import Rows, read_labels
 from ._method.typicality import similarities, typicality
+from ._typing import Domains, Name, Texts
 
 
 class MetaLearnerMixin(BaseTextClassifier):
@@ -22,7 +23,7 @@ class MetaLearnerMixin(BaseTextClassifier):
     prototypes_: NDArray[np.float64]
     prototype_shares_: NDArray[np.float64]
 
-    def adapt(self, X: Any, y: ArrayLike, domain: Any) -> Self:
+    def adapt(self, X: Texts, y: ArrayLike, domain: Name) -> Self:
         """Adapt the fitted meta-learner to a new domain, or again to a known one, from a few examples.
 
         Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
@@ -90,7 +91,7 @@ class MetaLearnerMixin(BaseTextClassifier):
 
     # ------------------------------------------------------------ embeddings and typicality
 
-    def transform(self, X: Any, *, pretrained: bool = False) -> NDArray[np.float32]:
+    def transform(self, X: Texts, *, pretrained: bool = False) -> NDArray[np.float32]:
         """Pooled embeddings of the meta-learner, or of the encoder as it was before training.
 
         Parameters
@@ -114,7 +115,7 @@ class MetaLearnerMixin(BaseTextClassifier):
         runtime = self._runtime(self.seed_)
         return embed(self.meta_learner_.encoder, tokens, self.pooling, runtime, self._max_tokens())
 
-    def typicality(self, X: Any, y: ArrayLike, domains: Any = None) -> NDArray[np.float64]:
+    def typicality(self, X: Texts, y: ArrayLike, domains: Domains = None) -> NDArray[np.float64]:
         """Typicality of labelled rows against the fitted prototypes (paper, section 3.2).
 
         It needs the *pre-trained* encoder, which a fitted estimator does not hold: its weights are loaded again and

@@ -12,9 +12,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import Callback
 
 from ._engine.training import OUR_CALLBACKS
+from ._typing import Params
 
 EPOCHS: list[Any] = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
-CONSTRAINTS: dict[str, list[Any]] = {  # of the parameters that all classifiers have
+CONSTRAINTS: dict[str, list] = {  # of the parameters that all classifiers have
     "model": [str, os.PathLike],
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
     "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -33,7 +34,7 @@ CONSTRAINTS: dict[str, list[Any]] = {  # of the parameters that all classifiers 
     "distributed": ["boolean"],
     "verbose": ["verbose"],
 }
-OPTIMIZER_DEFAULTS: dict[str, Any] = {"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}
+OPTIMIZER_DEFAULTS: Params = {"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}
 _OPTIMIZER_RANGES = {
     "weight_decay": Interval(Real, 0, None, closed="left"),
     "warmup_ratio": Interval(Real, 0, 1, closed="both"),

@@ -9,6 +9,7 @@ from typing import Any, Self
 from . import recipes
 from ._persistence import export, hub, loading, saving
 from ._persistence.state import FittedState
+from ._typing import Name, Params
 
 
 class SavingMixin:
@@ -18,7 +19,7 @@ class SavingMixin:
         raise NotImplementedError
 
     @classmethod
-    def _checked(cls, params: dict[str, Any]) -> Self:
+    def _checked(cls, params: Params) -> Self:
         """An estimator of these parameters; raises where they are not valid."""
         raise NotImplementedError
 
@@ -31,7 +32,7 @@ class SavingMixin:
         path: str | os.PathLike,
         *,
         notes: str = "",
-        results: Mapping[Any, Mapping[str, float]] | None = None,
+        results: Mapping[Name, Mapping[str, float]] | None = None,
     ) -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
@@ -52,13 +53,9 @@ class SavingMixin:
         Raises
         ------
         FileExistsError
-            If the path holds something else, or ``.name.old`` beside it, where the replaced folder lies for a moment; or if
-            an earlier save was cut off, and a file of somebody else's that it had to move is in both folders by now.
+            If the path, or ``.name.old`` beside it, holds something that `save` did not write.
         ValueError
-            If a parameter has a value that `load` would refuse, as may be after `set_params`, or `results` is no dict of
-            dicts of numbers.
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
+            If a parameter has a value that `load` would refuse, or `results` is no dict of dicts of numbers.
 
         Warns
         -----
@@ -140,7 +137,7 @@ class SavingMixin:
         """
         return hub.push(self.save, repo_id, private=private, notes=notes, **upload)
 
-    def to_sentence_transformer(self, domain: Any = None) -> Any:
+    def to_sentence_transformer(self, domain: Name = None) -> Any:
         """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
 
         Parameters
@@ -163,7 +160,7 @@ class SavingMixin:
         """
         return export.to_sentence_transformer(self._fitted_state(), domain)
 
-    def to_onnx(self, path: str | os.PathLike, domain: Any = None) -> list[str]:
+    def to_onnx(self, path: str | os.PathLike, domain: Name = None) -> list[str]:
         """Write a model as an ONNX file, from token ids to label logits, for any batch and length.
 
         Parameters
@@ -178,11 +175,10 @@ class SavingMixin:
         list of str
             Names of the inputs, each int64 of shape (batch, tokens), as made by ``clf.tokenizer_(X, padding=True,
             truncation=True, max_length=clf.max_length, return_token_type_ids="token_type_ids" in names,
-            return_tensors="np")``, where ``names`` is this list, and two lists of texts stand for X where rows are pairs. The
-            output is ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
+            return_tensors="np")``, where ``names`` is this list; for pairs, X is two lists of texts. The output is
+            ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
             ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
-            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1); inside, all texts are padded to
-            `max_length`.
+            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1).
 
         Raises
         ------

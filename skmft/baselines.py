@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.callbacks import Callback
 
 from ._base import BaseTextClassifier
 from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._parameters import CONSTRAINTS, EPOCHS
+from ._typing import Name
 from .recipes import DomainAdversarial, MultiTask, Recipe, SingleDomain
 
 __all__ = [
@@ -55,6 +54,8 @@ _PARAMETERS = """Parameters
         5,000 rows.
     class_weight : "balanced", dict or None, default=None
         As in scikit-learn, over the rows that a model is trained on.
+    recipe : skmft.recipes.Recipe, default=None
+        {recipe}
     unknown_domain : {"ignore", "error"}, default="ignore"
         {unknown}
     optimizer_params : dict, default=None
@@ -96,14 +97,25 @@ _ATTRIBUTES = """Attributes
 
 
 def _documented(
-    *, epochs: str = _AUTO, unknown: str, history: str = "", model: str = "The network."
+    *,
+    epochs: str = _AUTO,
+    unknown: str,
+    recipe: str,
+    history: str = "",
+    model: str = "The network.",
 ) -> Callable[[type[T]], type[T]]:
     """Put the shared sections into a class's docstring."""
 
     def fill(cls: type[T]) -> type[T]:
         text = cls.__doc__ or ""  # without docstrings under python -OO
         text = text.replace("{parameters}", _PARAMETERS).replace("{attributes}", _ATTRIBUTES)
-        for name, value in {"epochs": epochs, "unknown": unknown, "history": history, "model": model}.items():
+        for name, value in {
+            "epochs": epochs,
+            "unknown": unknown,
+            "recipe": recipe,
+            "history": history,
+            "model": model,
+        }.items():
             text = text.replace(f"{{{name}}}", value)
         cls.__doc__ = text
         return cls
@@ -126,7 +138,8 @@ class _Baseline(BaseTextClassifier):
         max_length: int = 128,
         pooling: str = "mean",
         pair_encoding: str = "cross",
-        class_weight: str | dict[Any, float] | None = None,
+        class_weight: str | dict[Name, float] | None = None,
+        recipe: Recipe | None = None,
         unknown_domain: str = "ignore",
         optimizer_params: Mapping[str, Any] | None = None,
         callbacks: Sequence[Callback] | None = None,
@@ -146,6 +159,7 @@ class _Baseline(BaseTextClassifier):
         self.pooling = pooling
         self.pair_encoding = pair_encoding
         self.class_weight = class_weight
+        self.recipe = recipe
         self.unknown_domain = unknown_domain
         self.optimizer_params = optimizer_params
         self.callbacks = callbacks
@@ -155,7 +169,7 @@ class _Baseline(BaseTextClassifier):
         self.distributed = distributed
         self.verbose = verbose
 
-    _parameter_constraints: dict[str, list[Any]] = {**CONSTRAINTS, "epochs": EPOCHS}
+    _parameter_constraints: dict[str, list] = {**CONSTRAINTS, "epochs": EPOCHS, "recipe": [Recipe, None]}
 
     @property
     def meta_epochs(self) -> int | str:  # type: ignore[override]
@@ -163,7 +177,10 @@ class _Baseline(BaseTextClassifier):
         return self.epochs
 
 
-@_documented(unknown="The one model answers for a domain that `fit` has not seen, or an error.")
+@_documented(
+    recipe="None is `skmft.recipes.Recipe()`, plain fine-tuning; another loss is another recipe.",
+    unknown="The one model answers for a domain that `fit` has not seen, or an error.",
+)
 class MixedDomainClassifier(_Baseline):
     """Plain fine-tuning of one model on all domains together ("Mix" in the paper).
 
@@ -189,11 +206,9 @@ class MixedDomainClassifier(_Baseline):
     array(['bad', 'good'], dtype='<U4')
     """
 
-    def _make_recipe(self) -> Recipe:
-        return Recipe()
-
 
 @_documented(
+    recipe="None is `skmft.recipes.SingleDomain()`.",
     epochs="""Passes over its own rows of each domain's model. ``"auto"`` gives it the optimisation budget that
         `MixedDomainClassifier` spends on all rows: as many as make that number of optimiser steps,
         ``ceil(steps / ceil(n_own_rows / batch_size))`` with ``steps = max(2, ceil(60 / b)) * b`` and
@@ -230,13 +245,12 @@ class SingleDomainClassifier(_Baseline):
     array(['bad', 'good'], dtype='<U4')
     """
 
+    _default_recipe = SingleDomain
     _without_domains = "it trains one model, as a MixedDomainClassifier does."
-
-    def _make_recipe(self) -> Recipe:
-        return SingleDomain()
 
 
 @_documented(
+    recipe="None is `skmft.recipes.MultiTask()`.",
     unknown="""For a domain that `fit` has not seen, and where a row's domain is not known, no head is at hand. ``"ignore"``
         answers by the mean of all heads' logits, ``"error"`` raises an error for a domain that is given and unknown.""",
     model="The shared network, with the mean of the domains' heads.",
@@ -267,13 +281,12 @@ class MultiTaskClassifier(_Baseline):
     array(['bad', 'good'], dtype='<U4')
     """
 
+    _default_recipe = MultiTask
     _without_domains = "it trains one head, as a MixedDomainClassifier does."
-
-    def _make_recipe(self) -> Recipe:
-        return MultiTask()
 
 
 @_documented(
+    recipe="None is `skmft.recipes.DomainAdversarial()`; its weight and schedule are parameters of the recipe.",
     unknown="The one model answers for a domain that `fit` has not seen, or an error.",
     history=", with ``domain_loss`` and ``domain_accuracy`` of the discriminator",
 )
@@ -285,12 +298,6 @@ class DomainAdversarialClassifier(_Baseline):
     and it is a `MixedDomainClassifier`.
 
     {parameters}
-    adversarial_weight : float, default=0.1
-        Factor of the reversed gradient, 0 or more (lambda of the reference, at the end of its schedule); the discriminator's
-        own learning does not depend on it. At 0 there is no discriminator.
-    adversarial_schedule : {"ramp", "constant"}, default="ramp"
-        Whether the factor rises over training by ``2 / (1 + exp(-10 p)) - 1``, p being the share of steps done, as in the
-        reference, or is the same from the first step on.
 
     {attributes}
 
@@ -310,59 +317,5 @@ class DomainAdversarialClassifier(_Baseline):
     array(['bad', 'good'], dtype='<U4')
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] = DEFAULT_MODEL,
-        *,
-        learning_rate: float = 1e-4,
-        batch_size: int = 32,
-        epochs: int | str = "auto",
-        domain_column: Hashable | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        max_length: int = 128,
-        pooling: str = "mean",
-        pair_encoding: str = "cross",
-        class_weight: str | dict[Any, float] | None = None,
-        unknown_domain: str = "ignore",
-        optimizer_params: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callback] | None = None,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        memory: Memory = None,
-        distributed: bool = False,
-        verbose: int = 0,
-        adversarial_weight: float = 0.1,
-        adversarial_schedule: str = "ramp",
-    ) -> None:
-        super().__init__(
-            model,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            epochs=epochs,
-            domain_column=domain_column,
-            random_state=random_state,
-            max_length=max_length,
-            pooling=pooling,
-            pair_encoding=pair_encoding,
-            class_weight=class_weight,
-            unknown_domain=unknown_domain,
-            optimizer_params=optimizer_params,
-            callbacks=callbacks,
-            device=device,
-            precision=precision,
-            memory=memory,
-            distributed=distributed,
-            verbose=verbose,
-        )
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_schedule = adversarial_schedule
-
-    _parameter_constraints: dict[str, list[Any]] = {
-        **_Baseline._parameter_constraints,
-        "adversarial_weight": [Interval(Real, 0, None, closed="left")],
-        "adversarial_schedule": [StrOptions({"ramp", "constant"})],
-    }
+    _default_recipe = DomainAdversarial
     _without_domains = "it trains without a discriminator, as a MixedDomainClassifier does."
-
-    def _make_recipe(self) -> Recipe:
-        return DomainAdversarial(self.adversarial_weight, schedule=self.adversarial_schedule)

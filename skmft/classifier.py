@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral, Real
@@ -19,12 +18,13 @@ from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._meta_learner import MetaLearnerMixin
 from ._parameters import CONSTRAINTS, EPOCHS
-from .recipes import MetaFineTuning, MissingRecipe, Recipe
+from ._typing import Name, Params
+from .recipes import MetaFineTuning, Recipe
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-PAPER: dict[str, Any] = {  # what `from_paper` sets
+PAPER: Params = {  # what `from_paper` sets
     "learning_rate": 1e-5,
     "batch_size": 32,
     "meta_epochs": 2,
@@ -240,7 +240,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     arXiv:2003.13003: typicality and prototypes in section 3.2, corruption in section 3.3.
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: dict[str, list] = {
         **CONSTRAINTS,
         "meta_epochs": EPOCHS,
         "adaptation": [StrOptions({"full", "head", "lora"}), None],
@@ -257,6 +257,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         "lora_config": [dict, HasMethods(["to_dict"]), None],  # more is checked with the encoder at hand
     }
 
+    _default_recipe = MetaFineTuning
     _without_domains = "typicality has no cross-domain term, and there is neither domain corruption nor adaptation."
 
     def __init__(
@@ -273,7 +274,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         max_length: int = 128,
         pooling: str = "mean",
         pair_encoding: str = "auto",
-        class_weight: str | dict[Any, float] | None = None,
+        class_weight: str | dict[Name, float] | None = None,
         recipe: Recipe | None = None,
         contrastive_weight: float = 0.5,
         typicality_weighting: bool = True,
@@ -354,10 +355,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return cls(model, **{**PAPER, **params})
 
     def _make_recipe(self) -> Recipe:
-        recipe = copy.copy(self.recipe) if self.recipe is not None else MetaFineTuning()
-        if isinstance(recipe, MissingRecipe):
-            recipe.refuse()
-        recipe._validate_params()
+        recipe = super()._make_recipe()
         ours = {"corruption_weight": 0.1, "contrastive_weight": 0.5}
         for name, default in ours.items():
             if not isinstance(recipe, MetaFineTuning):

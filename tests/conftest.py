@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -218,3 +220,24 @@ def fitted(tiny, data):
         random_state=0,
     )
     return clf.fit(X, y, domains=d)
+
+
+@pytest.fixture(scope="session")
+def later(fitted):
+    """The fitted estimator, adapted to a third domain; tests only read it."""
+    X, y, _ = make_texts(16, seed=3)
+    return copy.copy(fitted).adapt(X, y, "music")
+
+
+@pytest.fixture(scope="session")
+def saved(later, tmp_path_factory):
+    """Folder that `later` was saved to; tests only read it."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    later.save(folder, notes="accuracy 1.00 on nothing")
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """A copy of the saved folder, alone in its folder."""
+    return shutil.copytree(saved, tmp_path / "model")

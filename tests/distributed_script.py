@@ -12,9 +12,9 @@ import warnings
 import numpy as np
 import torch
 from conftest import make_texts
+from skmft.networks import TextClassifier
 
 from skmft import MetaFineTunedClassifier
-from skmft.networks import TextClassifier
 
 warnings.simplefilter("error")
 

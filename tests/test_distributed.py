@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_texts
-
 from skmft.parts import Processes
 
 pytest.importorskip("accelerate", reason="needs the extra skmft[distributed]")

@@ -47,9 +47,7 @@ def embeddings_one_by_one(clf, encoder, pairs):
     return np.array(rows)
 
 
-@pytest.mark.parametrize(
-    "family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
-)
+@pytest.mark.parametrize("family", [f if f == "bert" else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_embeddings_are_those_of_the_texts_alone(tiny_models, pairs, family, pooling):
     X, y, d = pairs

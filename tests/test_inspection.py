@@ -9,10 +9,9 @@ import pyarrow as pa
 import pytest
 import sklearn
 from conftest import make_texts
-from sklearn.model_selection import GridSearchCV
+from sklearn.base import clone
 
 from skmft.inspection import (
-    CorruptionCurveDisplay,
     DomainScoresDisplay,
     EmbeddingDisplay,
     TrainingHistoryDisplay,
@@ -30,6 +29,22 @@ def pyplot():
     yield plt
     plt.close("all")
     matplotlib.use(backend)
+
+
+@pytest.fixture(scope="module")
+def by_column(fitted, data):
+    """An estimator that reads domains from a column; tests only read it."""
+    X, y, d = data
+    return (
+        clone(fitted).set_params(domain_column="domain", meta_epochs=1).fit(pd.DataFrame({"text": X, "domain": d}), y)
+    )
+
+
+@pytest.fixture(scope="module")
+def unadapted(fitted, data):
+    """Without stage 3, with two prototypes per class in a domain; tests only read it."""
+    X, y, d = data
+    return clone(fitted).set_params(n_prototypes=2, meta_epochs=1, adaptation=None).fit(X, y, domains=d)
 
 
 def no_overlap(display):
@@ -91,22 +106,17 @@ def test_a_class_that_a_domain_lacks_leaves_a_gap():
     assert len(display.groups["dvd", "b"]) == 0
 
 
-@pytest.mark.parametrize("by_column", [False, True])
-def test_domain_scores(make, data, by_column, pyplot):
+def test_domain_scores(fitted, data, pyplot):
     X, y, d = data
-    clf = make(domain_column="domain" if by_column else None)
-    frame = pd.DataFrame({"text": X, "domain": d}) if by_column else X
-    clf.fit(frame, y, **({} if by_column else {"domains": d}))
     _, ax = pyplot.subplots()
-    display = DomainScoresDisplay.from_estimator(clf, frame, y, d, baselines={"always pos": ["pos"] * len(y)}, ax=ax)
+    display = DomainScoresDisplay.from_estimator(fitted, X, y, d, baselines={"always pos": ["pos"] * len(y)}, ax=ax)
     assert display.ax_ is ax
     assert list(display.scores) == ["always pos", "meta-learner", "adapted"]
     own = d == "books"
     assert display.scores.loc["books", "always pos"] == (y[own] == "pos").mean()
     texts = [x for x, k in zip(X, own) if k]
-    by_texts = make().fit(X, y, domains=d)
-    assert display.scores.loc["books", "adapted"] == by_texts.score(texts, y[own], domains="books")
-    assert display.scores.loc["books", "meta-learner"] == by_texts.score(texts, y[own])
+    assert display.scores.loc["books", "adapted"] == fitted.score(texts, y[own], domains="books")
+    assert display.scores.loc["books", "meta-learner"] == fitted.score(texts, y[own])
 
 
 def test_history(fitted):
@@ -121,46 +131,29 @@ def test_history(fitted):
     assert len(display.curves["meta-learner: label loss"]) == 4 and len(display.curves["books: label loss"]) == 2
 
 
-def test_corruption_curve():
-    results = {
-        "param_mft__corruption_weight": np.ma.array([1, 0, 0.1, 1, 0, 0.1], dtype=object),
-        "param_mft__typicality_balance": [0, 0, 0, 1, 1, 1],
-        "mean_test_accuracy": [0.8, 0.7, 0.75, 0.6, 0.9, 0.7],
-        "std_test_accuracy": [0.01] * 6,
-        "mean_test_probe": [0.1, 0.5, 0.3, 0.2, 0.4, 0.3],
-        "std_test_probe": [0.02] * 6,
-        "params": [{}] * 6,
-    }
-    display = CorruptionCurveDisplay.from_cv_results(
-        results, param="mft__corruption_weight", score="accuracy", invariance="probe"
-    )
-    assert display.weights.tolist() == [0, 0.1, 1]
-    assert display.score.tolist() == [0.9, 0.75, 0.8]
-    assert display.invariance.tolist() == [0.4, 0.3, 0.1]
-    no_overlap(display)
-    with pytest.raises(ValueError, match=r"cv_results has no \['param_corruption_weight', 'mean_test_score'\]; it has"):
-        CorruptionCurveDisplay.from_cv_results(results)
-
-
 def test_embeddings(fitted, data, pyplot):
     X, y, d = data
     display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
     assert display.before.shape == display.after.shape == (48, 2)
     assert len(display.figure_.axes) == 4
     _, axes = pyplot.subplots(2)
-    with pytest.raises(ValueError, match="ax has 2 axes; expected 4"):
+    with pytest.raises(
+        ValueError, match="ax has 2 axes; expected 4, for pre-trained, by class, meta-learner, by class"
+    ):
         display.plot(axes)
 
 
 @pytest.mark.parametrize("n_prototypes", [1, 2])
-def test_explain_typicality_against_loops(make, data, n_prototypes):
+def test_explain_typicality_against_loops(fitted, unadapted, data, n_prototypes):
     X, y, d = data
-    clf = make(n_prototypes=n_prototypes, meta_epochs=1, adaptation=None).fit(X, y, domains=d)
+    clf = {1: fitted, 2: unadapted}[n_prototypes]
     table = explain_typicality(clf, X, y, d)
     assert list(table["text"]) == X and list(table["class"]) == y.tolist() and list(table["domain"]) == d.tolist()
     np.testing.assert_allclose(table["typicality"], clf.typicality_, atol=1e-6)
-    E = clf._embed_pretrained(X).astype(float)
+    E = clf.transform(X, pretrained=True).astype(float)
     prototypes = clf.prototypes_.reshape(2, 2, n_prototypes, -1)
+    if n_prototypes == 1:
+        np.testing.assert_allclose(prototypes[1, 0, 0], E[(d == "kitchen") & (y == "neg")].mean(axis=0), atol=1e-5)
     for i in range(0, 48, 5):
         found = {"own": [], "foreign": []}
         for k, domain in enumerate(clf.domains_):
@@ -200,7 +193,7 @@ def test_without_matplotlib(monkeypatch):
 def test_numbered_columns_and_columns_that_hold_the_domain(make, data, pyplot):
     X, y, d = data
     frame = pd.DataFrame({0: X, 1: d})
-    clf = make(domain_column=1).fit(frame, y)
+    clf = make(domain_column=1, meta_epochs=1, adaptation="head").fit(frame, y)
     scores = DomainScoresDisplay.from_estimator(clf, frame, y, d)
     assert scores.ax_.get_legend_handles_labels()[1]
     assert frame[1].tolist() == d.tolist()
@@ -217,12 +210,13 @@ def test_embeddings_whatever_scikit_learn_is_told_to_give(fitted, data, pyplot):
 
 
 def test_more_domains_than_pairs_of_colour_and_marker():
-    rng, y, d = many(70)
+    rng, _, d = many(70)
     history = TrainingHistoryDisplay(history_of(np.unique(d))).plot()
     no_overlap(history)
     assert len({(line.get_color(), line.get_marker()) for line in history.axes_[1].get_lines()}) == 64
-    no_overlap(EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), y, d).plot())
-    EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), np.arange(400) % 70, y).plot()
+    embeddings = rng.normal(size=(len(d), 8))
+    display = EmbeddingDisplay(embeddings, embeddings, np.arange(len(d)) % 70, d).plot()
+    assert [len(display.axes_[k].get_legend().get_texts()) for k in (1, 3)] == [70, 70]
 
 
 @pytest.mark.parametrize("n_domains", [2, 16])
@@ -246,70 +240,48 @@ def test_both_stages_of_the_history_fill_their_panels(n_domains):
 
 def test_history_on_axes_that_are_there(pyplot):
     display = TrainingHistoryDisplay(history_of(["books", "dvd"]))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(14, 4), layout="constrained")
-    whole = right.get_position()
-    assert display.plot(right).ax_ is right  # single axes share their place with new ones
-    no_overlap(display)
-    stage_3 = display.axes_[1]
-    assert display.axes_[0] is right and stage_3 in figure.axes and len(stage_3.get_lines()) == 2
-    assert left.get_position().x1 < right.get_position().x0 and right.get_position().x1 < stage_3.get_position().x0
-    free = pyplot.figure().add_axes(whole)
-    display.plot(ax=free)
-    assert free.get_position().x1 < display.axes_[1].get_position().x0 < whole.x1
-    _, two = pyplot.subplots(2, 1)
-    assert display.plot(two).axes_.tolist() == two.tolist()
-    with pytest.raises(ValueError, match=r"ax has 3 axes; expected one, or 2 \(of stage 2 and of stage 3\)"):
-        display.plot(pyplot.subplots(3)[1])
+    figure, axes = pyplot.subplots(2, 1)
+    assert display.plot(axes).axes_.tolist() == axes.tolist()
+    assert display.ax_ is axes[0] and display.figure_ is figure and len(axes[1].get_lines()) == 2
+    for other in (axes[0], pyplot.subplots(3)[1]):
+        with pytest.raises(ValueError, match=r"ax has \d axes; expected 2, for stage 2, stage 3"):
+            display.plot(other)
 
 
-def test_history_without_stage_3(make, data, pyplot):
-    X, y, d = data
-    clf = make(meta_epochs=1, adaptation=None).fit(X, y, domains=d)
+def test_every_loss_of_the_history_is_drawn(pyplot):
+    """Also the terms of a user's own recipe."""
+    history = [{"stage": "meta", "epoch": e, "label_loss": 1 / e, "moment_loss": 2, "seconds": 1} for e in (1, 2)]
+    display = TrainingHistoryDisplay(history).plot()
+    assert display.ax_.get_legend_handles_labels()[1] == ["label loss", "moment loss"]
+
+
+def test_history_without_stage_3(unadapted, pyplot):
     _, ax = pyplot.subplots()
-    display = TrainingHistoryDisplay.from_estimator(clf, ax=ax)
+    display = TrainingHistoryDisplay.from_estimator(unadapted, ax=ax)
     assert display.axes_.tolist() == [ax] and display.figure_.axes == [ax]
 
 
-def test_domains_beside_X_where_the_estimator_reads_a_column(make, data, monkeypatch):
-    """Whatever of the forms that `predict` takes X has, the rows get the same answers."""
+def test_domains_beside_X_where_the_estimator_reads_a_column(by_column, data):
+    """The rows get the same answers in every form of X that `predict` takes."""
     X, y, d = data
     whole = {"text": X, "domain": d.tolist()}
     frame = pd.DataFrame(whole)
-    clf = make(domain_column="domain", meta_epochs=1).fit(frame, y)
-    adapted, meta_learner = clf.predict(frame), clf.predict(X, domains=[None] * len(X))
+    adapted, meta_learner = by_column.predict(frame), by_column.predict(X, domains=[None] * len(X))
     assert (adapted != meta_learner).any()
-    typicality = TypicalityDisplay.from_estimator(clf, frame, y, d).groups
-    monkeypatch.setattr(
-        DomainScoresDisplay, "from_predictions", classmethod(lambda cls, y, predictions, domains, ax: predictions)
-    )
+    expected = {"meta-learner": meta_learner, "adapted": adapted}
+    scores = pd.DataFrame({k: {name: (v == y)[d == name].mean() for name in np.unique(d)} for k, v in expected.items()})
+    typicality = TypicalityDisplay.from_estimator(by_column, frame, y, d).groups
     forms = (X, frame[["text"]], frame, frame.assign(more="x"), datasets.Dataset.from_dict(whole), pa.table(whole))
     for form in forms:
-        got = DomainScoresDisplay.from_estimator(clf, form, y, d)
-        np.testing.assert_array_equal(got["adapted"], adapted)
-        np.testing.assert_array_equal(got["meta-learner"], meta_learner)
-        groups = TypicalityDisplay.from_estimator(clf, form, y, d).groups
+        pd.testing.assert_frame_equal(DomainScoresDisplay.from_estimator(by_column, form, y, d).scores, scores)
+        groups = TypicalityDisplay.from_estimator(by_column, form, y, d).groups
         assert all(np.array_equal(groups[cell], values) for cell, values in typicality.items())
     assert list(frame) == ["text", "domain"] and frame["domain"].tolist() == d.tolist()
 
 
-def test_candidates_that_failed_are_left_out():
-    results = {
-        "param_corruption_weight": [0, 0.1, 1, 1],
-        "mean_test_score": [0.7, np.nan, np.nan, 0.8],
-        "std_test_score": [0.1, np.nan, np.nan, 0.2],
-    }
-    display = CorruptionCurveDisplay.from_cv_results(results)
-    assert display.weights.tolist() == [0, 1] and display.score.tolist() == [0.7, 0.8]
-    results["mean_test_score"] = [np.nan] * 4
-    with pytest.raises(ValueError, match="no number in mean_test_score: each of the 4 candidates failed"):
-        CorruptionCurveDisplay.from_cv_results(results)
-
-
 def test_lengths_that_differ():
     long = [0, 1, 0]
-    with pytest.raises(
-        ValueError, match=r"y has shape \(3,\), but typicality has 2 rows; expected one a row of typicality"
-    ):
+    with pytest.raises(ValueError, match=r"y has shape \(3,\), but typicality has 2 rows; expected one entry per row"):
         TypicalityDisplay([0.5, 0.6], long, ["books", "dvd"])
     with pytest.raises(ValueError, match=r"domains has shape \(3,\)"):
         TypicalityDisplay.from_predictions([0.5, 0.6], [0, 1], ["books", "dvd", "dvd"])
@@ -317,8 +289,6 @@ def test_lengths_that_differ():
         DomainScoresDisplay.from_predictions([0, 1], {"all": long}, ["books", "dvd"])
     with pytest.raises(ValueError, match=r"y has shape \(3,\), but before has 2 rows"):
         EmbeddingDisplay(np.eye(2), np.eye(2), long, ["books", "dvd"])
-    with pytest.raises(ValueError, match=r"score_std has shape \(3,\), but weights has 2 rows"):
-        CorruptionCurveDisplay([0, 1], [0.5, 0.6], [0.1, 0.1, 0.1])
 
 
 def test_a_domain_that_was_adapted_again_shows_its_last_training():
@@ -330,23 +300,12 @@ def test_a_domain_that_was_adapted_again_shows_its_last_training():
     assert TrainingHistoryDisplay(history).curves["toys: label loss"] == [0.3, 0.2, 0.1]
 
 
-def test_a_search_over_several_grids(make, data):
-    """Some of which do not set the weight: their candidates are left out, without a warning."""
-    X, y, d = data
-    grids = [{"corruption_weight": [0.0, 1.0]}, {"learning_rate": [1e-3]}]
-    search = GridSearchCV(make(meta_epochs=1, adaptation=None), grids, cv=2, refit=False).fit(X, y, domains=d)
-    display = CorruptionCurveDisplay.from_cv_results(search.cv_results_)
-    assert display.weights.tolist() == [0, 1]
-    np.testing.assert_array_equal(display.score, search.cv_results_["mean_test_score"][:2])
-
-
-def test_explain_typicality_reads_the_columns_of_fit(make, data):
+def test_explain_typicality_reads_the_columns_of_fit(make, by_column, data):
     X, y, d = data
     frame = pd.DataFrame({"text": X, "domain": d, "id": [f"row {i}" for i in range(len(X))]})
-    clf = make(domain_column="domain", meta_epochs=1, adaptation=None).fit(frame[["text", "domain"]], y)
-    table = explain_typicality(clf, frame, y, d)
-    assert list(table["text"]) == X
-    np.testing.assert_allclose(table["typicality"], clf.typicality_, atol=1e-6)
+    table = explain_typicality(by_column, frame, y)
+    assert list(table["text"]) == X and table["domain"].tolist() == d.tolist()
+    np.testing.assert_allclose(table["typicality"], by_column.typicality_, atol=1e-6)
     pairs = pd.DataFrame({"a": X, "b": X[::-1], "domain": d})
     clf = make(domain_column="domain", meta_epochs=1, adaptation=None).fit(pairs, y)
     assert list(explain_typicality(clf, pairs[["b", "domain", "a"]], y, d)["text"]) == list(zip(X, X[::-1]))
@@ -358,5 +317,3 @@ def test_axes_that_are_shared_or_drawn_on_twice(pyplot):
     for ax in [*axes, axes[0]]:
         display.plot(ax)
         assert ax.yaxis.get_inverted()
-    axes[0].set_xticks([1, 2])
-    TrainingHistoryDisplay(history_of(["books", "dvd"])).plot(axes[:1])

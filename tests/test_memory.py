@@ -19,10 +19,10 @@ import torch
 from conftest import make_texts
 from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
-
-from skmft import MetaFineTunedClassifier, encoding, stages
 from skmft.encoding import RowStore
 from skmft.networks import find_encoder, load_tokenizer, tokenizer_fingerprint
+
+from skmft import MetaFineTunedClassifier, encoding, stages
 
 GRID = {"corruption_weight": [0, 0.1, 1, 10]}
 

@@ -80,3 +80,11 @@ def test_temperature_is_checked(make, data, temperature):
     X, y, d = data
     with pytest.raises(ValueError, match="'contrastive_temperature' parameter of MetaFineTuning"):
         make(recipe=MetaFineTuning(contrastive_temperature=temperature)).fit(X, y, domains=d)
+
+
+def test_bfloat16_embeddings_are_compared_in_float32():
+    E = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    y, k, t = torch.arange(6) % 2, torch.arange(6) % 3, torch.ones(6)
+    loss = contrastive_loss(E, y, k, t)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, contrastive_loss(E.float(), y, k, t))

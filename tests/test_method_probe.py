@@ -7,7 +7,7 @@ from conftest import make_texts, tensors
 from sklearn.linear_model import LogisticRegression
 
 from skmft import MetaFineTunedClassifier
-from skmft._method.probe import PROBE_ROWS, linear_probe
+from skmft._method.probe import PROBE_ROWS, linear_probe, probe_rows
 
 
 def make(model, **params):
@@ -96,3 +96,16 @@ def test_probe_leaves_out_rows_of_weight_zero():
     W, b = linear_probe(E, y, weight, 3)
     assert ((torch.from_numpy(E[:4]) @ W.T + b).argmax(1) == torch.tensor([0, 1, 0, 1])).all()
     assert not W[2].any() and b[2] == b.min()
+
+
+def test_embeddings_that_are_all_zero():
+    W, b = linear_probe(np.zeros((4, 3), dtype=np.float32), np.array([0, 1, 0, 1]), np.ones(4), 2)
+    assert not W.any() and torch.isfinite(b).all()
+
+
+def test_of_many_rows_some_are_drawn():
+    assert probe_rows(PROBE_ROWS, 0).tolist() == list(range(PROBE_ROWS))
+    some = probe_rows(3 * PROBE_ROWS, 0)
+    assert len(np.unique(some)) == PROBE_ROWS and (np.diff(some) > 0).all() and some.max() < 3 * PROBE_ROWS
+    np.testing.assert_array_equal(some, probe_rows(3 * PROBE_ROWS, 0))
+    assert not np.array_equal(some, probe_rows(3 * PROBE_ROWS, 1))

@@ -70,6 +70,7 @@ def test_report_agrees_with_scikit_learn_on_every_domain(weighted):
 def test_report_of_other_names_and_labels():
     report = domain_report([True, False], [True, True], [1, 2], output_dict=True)
     assert report[1]["accuracy"] == 1 and report[2]["accuracy"] == 0
+    assert type(report[1]["support"]) is int and type(report["gap"]["accuracy"]) is float  # as JSON takes them
     report = domain_report(
         ["a", "a"], ["a", "a"], ["x", "y"], y_proba=[[1, 0], [0.5, 0.5]], labels=["a", "b"], output_dict=True
     )
@@ -95,7 +96,7 @@ def test_bad_input():
     for score in (domain_report, macro_domain_score, worst_domain_score):
         with pytest.raises(ValueError, match=r"domains has shape \(1,\), but y has 90 rows"):
             score(y, y_pred, ["books"])
-        with pytest.raises(ValueError, match=r"y_pred has 89 rows, but y has 90"):
+        with pytest.raises(ValueError, match=r"y_pred has shape \(89,\), but y has 90 rows"):
             score(y, y_pred[1:], d)
         with pytest.raises(ValueError, match=r"sample_weight has shape \(91,\), but y has 90 rows"):
             score(y, y_pred, d, sample_weight=np.ones(91))
@@ -106,7 +107,9 @@ def test_bad_input():
             score(y[:3], y_pred[:3], [1, "1", 2])
         with pytest.raises(ValueError, match=r"domains mixes \['bool', 'int'\]"):
             score(y[:3], y_pred[:3], [1, True, 2])
-    with pytest.raises(ValueError, match=r"y_proba has shape \(90, 2\); expected \(90, 3\), a column for every one of"):
+    with pytest.raises(
+        ValueError, match=r"y_proba has shape \(90, 2\); expected one column for each of labels=\[0, 1, 2\]"
+    ):
         domain_report(y, y_pred, d, y_proba=proba[:, :2])
     with pytest.raises(ValueError, match=r"average='mean'; expected one of"):
         make_domain_scorer(average="mean")
@@ -114,7 +117,7 @@ def test_bad_input():
         make_domain_scorer("f1_macro")
     with pytest.raises(ValueError, match=r"response_method='guess'"):
         make_domain_scorer(response_method="guess")
-    with pytest.raises(ValueError, match=r"one domain only, 'books'"):
+    with pytest.raises(ValueError, match=r"All rows are of one domain, 'books'"):
         domain_invariance_score(np.zeros((4, 2)), ["books"] * 4)
     with pytest.raises(ValueError, match=r"domain 'dvd' has 2 rows, fewer than cv=5"):
         domain_invariance_score(np.zeros((10, 2)), ["books"] * 8 + ["dvd"] * 2)
@@ -196,7 +199,9 @@ def test_scorers_by_themselves():
     X, y, d = rows()
     scorer = make_domain_scorer(average="worst")
     assert scorer(Knows(), X, y, domains=d) == 0
-    with pytest.raises(ValueError, match=r"got no domains. Give them as domains= with .*domain_column="):
+    with pytest.raises(
+        ValueError, match=r"needs the domain of every row. Pass domains=, .* or name a column of X by domain_column="
+    ):
         scorer(Knows(), X, y)
     assert pickle.loads(pickle.dumps(scorer))(Knows(), X, y, domains=d) == 0
     assert repr(copy.deepcopy(scorer)) == "make_domain_scorer(accuracy_score, average='worst')"
@@ -390,9 +395,7 @@ def test_two_classes_as_in_the_scorers_of_scikit_learn(metric, method, positive,
 
 def test_the_positive_class():
     clf, X, y, d = probabilities(["neg", "pos"])
-    with pytest.raises(
-        ValueError, match=r"pos_label=1, which is none of the classes \['neg', 'pos'\]; give one of them"
-    ):
+    with pytest.raises(ValueError, match=r"pos_label=1, which is not one of the classes \['neg', 'pos'\]; pass one"):
         make_domain_scorer(average_precision_score, response_method="predict_proba")(clf, X, y, domains=d)
     brier = make_domain_scorer(brier_score_loss, response_method="predict_proba", average="micro")
     assert brier(clf, X, y, domains=d) == pytest.approx(
@@ -438,14 +441,6 @@ def test_what_arguments_a_metric_gets():
     got.clear()
     score(clf=clf, X=X, y=y, d=d), score(clf=clf, X=X, y=y, d=d, pos_label="neg")
     assert got[::3] == [(["neg", "pos"], "pos", ()), (["neg", "pos"], "neg", ())]
-
-    class Untold:
-        __signature__ = "not told"
-
-        def __call__(self, y, answer):
-            return float(answer.shape == y.shape)
-
-    assert score(Untold(), clf=clf, X=X, y=y, d=d) == 1
     assert score(lambda labels, answer: accuracy_score(labels, labels), clf=clf, X=X, y=y, d=d) == 1
 
 

@@ -16,17 +16,10 @@ Column = np.ndarray | Redraw
 
 
 class TrainingRows(torch.utils.data.Dataset):
-    """Tokenized rows with their targets and further columns, for `FineTuningNet`.
+    """Tokenized rows with their targets, weights (of mean 1) and further columns, for `FineTuningNet`.
 
-    Parameters
-    ----------
-    texts : TokenizedTexts
-    y : ndarray of int, shape (n_rows,)
-    weight : ndarray, shape (n_rows,)
-        Loss weights of mean 1.
-    columns : mapping of str to ndarray or callable, optional
-        Further columns of every batch, integer or float, the first axis being the rows. A callable is asked anew each epoch:
-        ``column(batches, rng)`` with the row numbers of every batch and a generator.
+    Columns are integer or float, the first axis being the rows. A callable is asked anew each epoch: ``column(batches, rng)``
+    with the row numbers of every batch and a generator.
     """
 
     def __init__(

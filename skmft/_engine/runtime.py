@@ -19,17 +19,9 @@ from .encoder import PROCESS_STATE
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a call computes, in which precision, from which seed, and which processes take part.
+    """Where a call computes, in which precision (`dtype`), from which seed, and which processes take part.
 
-    Attributes
-    ----------
-    device : torch.device
-    dtype : torch.dtype
-        What forward passes are autocast to.
-    seed : int
-    verbose : int
-        0 in every process but the first.
-    processes : Processes
+    `verbose` is 0 in every process but the first.
     """
 
     device: torch.device

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .._typing import Array, Tokenizer
 from .cache import RowStore
 
 Text = str | tuple[str, str]
@@ -22,20 +23,10 @@ _BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many 
 
 
 class TokenizedTexts:
-    """Token ids of many texts, stored end to end in one array.
+    """Token ids of many texts, stored end to end in one array: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
 
-    Parameters
-    ----------
-    ids : ndarray of int32, shape (n_tokens,)
-        Token ids of all texts, one text after the other.
-    offsets : ndarray of int64, shape (n_texts + 1,)
-        Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
-    type_ids : ndarray of int8, shape (n_tokens,), or None
-        Which text of a pair every token is of (0 or 1), for models that have token types and where they are encoded separately.
-    pad_id : int
-        Id that fills the end of shorter rows of a batch.
-    bi_encoded : bool, default=False
-        Whether the texts of a pair were tokenized each by itself, special tokens included, to be encoded separately.
+    `type_ids` says which text of a pair a token is of (0 or 1), for models that have token types and for pairs that are
+    `bi_encoded`: tokenized each text by itself, special tokens included. `pad_id` fills the end of shorter rows of a batch.
     """
 
     def __init__(
@@ -62,7 +53,7 @@ class TokenizedTexts:
         lengths = self.offsets[rows + 1] - starts
         real = np.arange(max(1, lengths.max())) < lengths[:, None]
         position = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths)])
-        columns: dict[str, tuple[NDArray[Any], int]] = {"input_ids": (self.ids, self.pad_id)}
+        columns: dict[str, tuple[Array, int]] = {"input_ids": (self.ids, self.pad_id)}
         if self.type_ids is not None:
             columns["token_type_ids"] = (self.type_ids, 0)
         out = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
@@ -90,7 +81,12 @@ class TokenizedTexts:
 
 
 def tokenize_once(
-    store: RowStore, tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
+    store: RowStore,
+    tokenizer: Tokenizer,
+    texts: Sequence[Text],
+    max_length: int,
+    token_types: bool,
+    bi_encoded: bool = False,
 ) -> TokenizedTexts:
     """`tokenize`, but each text only once in the life of the store."""
     if store.path is None:
@@ -119,7 +115,7 @@ def tokenize_once(
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
+    tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
     """Tokenize texts or pairs, cut to `max_length` tokens, unpadded."""
     ids, types, lengths = [], [], [np.zeros(1, dtype=np.int64)]

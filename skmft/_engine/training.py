@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,17 @@ from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormCl
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from .._typing import Batch, Params
 from .batches import BucketedIterator, TrainingRows
-from .distributed import ALONE, Batch, Processes
+from .distributed import ALONE, Processes, Rows
 from .inference import is_out_of_memory
 from .model import ModelOutput, TextClassifier
 from .runtime import Runtime, autocast, isolated_generators
 
 Term = torch.Tensor | tuple[float, torch.Tensor]  # a loss term, or one with its weight; a weight of 0 only records it
-Terms = Callable[[TextClassifier, ModelOutput, Mapping[str, Any]], Mapping[str, Term]]
+Terms = Callable[[TextClassifier, ModelOutput, Batch], Mapping[str, Term]]
 
 OUR_CALLBACKS = ("epoch_timer", "schedule", "clip", "progress")  # names that others cannot have
-_NO_DECAY = [("*.bias", {"weight_decay": 0.0}), ("*[nN]orm*", {"weight_decay": 0.0})]
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ class ProgressLine(Callback):
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total = description, total
 
-    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         from tqdm.auto import tqdm
 
         self.bar_ = tqdm(total=self.total, desc=self.description, unit="step")
 
-    def on_batch_end(self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+    def on_batch_end(self, net: NeuralNet, batch: object = None, training: bool = False, **kwargs: object) -> None:
         self.bar_.set_postfix(loss=f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}", refresh=False)
         self.bar_.update()
 
-    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         self.bar_.close()
         del self.bar_
 
@@ -76,33 +76,23 @@ class ProgressLine(Callback):
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
-    It differs from `skorch.NeuralNet` in four points: the forward pass runs under autocast; the loss is the weighted sum of the
-    named terms that `terms` returns, each of which goes to the history; several processes may share a batch; an interrupt is
-    raised, not swallowed.
+    It differs from `skorch.NeuralNet` in five points: the forward pass runs under autocast; the loss is the weighted sum of the
+    named terms that `terms` returns, each of which goes to the history; biases and norms do not decay; several processes may
+    share a batch; an interrupt is raised, not swallowed.
 
-    Parameters
-    ----------
-    module : TextClassifier
-    terms : callable
-        ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token
-        tensors, ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of steps done.
-    total_steps : int
-        Optimiser steps of the whole training.
-    dtype : torch.dtype
-        What the forward pass is autocast to.
-    processes : Processes, default=ALONE
-        Who trains together.
+    ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token tensors,
+    ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `total_steps` that is done.
     """
 
     def __init__(
         self,
         module: TextClassifier,
-        *args: Any,
+        *args: object,
         terms: Terms,
         total_steps: int,
         dtype: torch.dtype = torch.float32,
         processes: Processes = ALONE,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(module, *args, criterion=nn.Identity, **kwargs)
         self.terms, self.total_steps, self.dtype, self.processes = terms, total_steps, dtype, processes
@@ -111,12 +101,19 @@ class FineTuningNet(NeuralNet):
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         return [("epoch_timer", EpochTimer())]
 
-    def infer(self, x: Mapping[str, torch.Tensor], **fit_params: Any) -> ModelOutput:
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
+        """As skorch has it, but what has one dimension, biases and norms, does not decay, whatever a head calls it."""
+        named = list(named_parameters)
+        _, kwargs = super().get_params_for_optimizer(prefix, named)
+        vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
+        return ([vectors, {"params": [p for _, p in named if p.ndim > 1]}],), kwargs
+
+    def infer(self, x: Mapping[str, torch.Tensor], **fit_params: object) -> ModelOutput:
         names = ("input_ids", "attention_mask", "token_type_ids")
         with autocast(torch.device(self.device), self.dtype):
             return self.module_(**{name: x[name] for name in names if name in x})
 
-    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+    def train_step_single(self, batch: Rows, **fit_params: object) -> Params:
         """Gradients and terms of the mean loss of the batch, or of this process's part of it."""
         self._set_training(True)
         self.steps_done_ = getattr(self, "steps_done_", -1) + 1
@@ -145,7 +142,7 @@ class FineTuningNet(NeuralNet):
         self.loss_terms_ = list(dict.fromkeys([*getattr(self, "loss_terms_", ()), *terms]))
         return {"loss": torch.tensor(total), "y_pred": output.logits}
 
-    def fit_loop(self, *args: Any, **kwargs: Any) -> FineTuningNet:
+    def fit_loop(self, *args: object, **kwargs: object) -> FineTuningNet:
         self.interrupted_ = False
         try:
             return super().fit_loop(*args, **kwargs)
@@ -188,7 +185,6 @@ def fine_tune(
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=settings.weight_decay,
         optimizer__fused=device.type in ("cpu", "cuda"),
-        optimizer__param_groups=_NO_DECAY,
         lr=settings.learning_rate,
         max_epochs=epochs,
         batch_size=settings.batch_size,

@@ -9,21 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._typing import Array, Domains, Name, Texts
 from .texts import ROWS_A_READ, as_list, column_names, is_missing
 
 NO_DOMAIN = "all"  # name of the one domain where fit got none
 
 
 def read_domains(
-    domains: Any,
-    from_column: NDArray[Any] | None,
-    X: Any,
+    domains: Domains,
+    from_column: Array | None,
+    X: Texts,
     n_rows: int,
     domain_column: Hashable | None,
     *,
     allow_missing: bool,
     argument: str = "domains",
-) -> NDArray[Any] | None:
+) -> Array | None:
     """Domain of every row, shape (n_rows,), or None where none are given."""
     if domains is not None and from_column is not None:
         raise ValueError(f"domains were given twice: by domains= and by domain_column={domain_column!r}; give one.")
@@ -77,7 +78,7 @@ def read_domains(
     return array
 
 
-def refuse_domains_as_texts(texts: Sequence[Any], domains: NDArray[Any] | None) -> None:
+def refuse_domains_as_texts(texts: Sequence, domains: Array | None) -> None:
     """Raise a ValueError where one text of every pair is the row's domain: a domain column that nobody named."""
     if domains is None or not isinstance(texts[0], tuple):
         return
@@ -92,18 +93,18 @@ def refuse_domains_as_texts(texts: Sequence[Any], domains: NDArray[Any] | None) 
             )
 
 
-def positions(values: Sequence[Any] | NDArray[Any], names: NDArray[Any]) -> NDArray[np.int64]:
+def positions(values: Sequence | Array, names: Array) -> NDArray[np.int64]:
     """Position of every value in `names`, -1 where it is not there."""
     where = {name: i for i, name in enumerate(names.tolist())}
     return np.array([where.get(v, -1) for v in np.asarray(values).tolist()], dtype=np.int64)
 
 
-def kind_of(domain: Any) -> type:
+def kind_of(domain: Name) -> type:
     """str, bool or int, of whichever of its forms a domain's name is."""
     return str if isinstance(domain, str) else bool if isinstance(domain, (bool, np.bool_)) else int
 
 
-def refuse_other_types(domains: NDArray[Any], unknown: NDArray[np.int64], known: Sequence[Any]) -> None:
+def refuse_other_types(domains: Array, unknown: NDArray[np.int64], known: Sequence) -> None:
     """Raise a ValueError where the unknown rows' domains are of another type than all that are known, such as "1" beside 1.
 
     Where `fit` got no domains, all are as unknown.
@@ -119,7 +120,7 @@ def refuse_other_types(domains: NDArray[Any], unknown: NDArray[np.int64], known:
         )
 
 
-def missing(domains: NDArray[Any]) -> NDArray[np.bool_]:
+def missing(domains: Array) -> NDArray[np.bool_]:
     """Which rows have no domain (None or NaN), shape (n_rows,)."""
     return np.array([is_missing(value) for value in domains.tolist()], dtype=bool)
 

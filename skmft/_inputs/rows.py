@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,36 +13,27 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from .._engine.tokens import Text, TokenizedTexts
+from .._typing import Array, Domains, Labels, Name, Texts, Values
 from .domains import NO_DOMAIN, positions, read_domains, refuse_domains_as_texts
 from .texts import as_list, is_missing, read_texts
 
-ClassWeight = str | dict[Any, float] | None
+ClassWeight = str | dict[Name, float] | None
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
     """What `fit` was given, read and checked, before any text is tokenized.
 
-    Attributes
-    ----------
-    texts : sequence of str or of (str, str)
-    labels, domains : ndarray of int, shape (n_rows,)
-        Positions in `classes` and `domain_names`; -1 for a name that only rows of weight 0 have.
-    sample_weight : ndarray of float64, shape (n_rows,)
-    classes, domain_names : ndarray
-        Sorted; of the rows of weight above 0.
-    columns : list of hashable, or None
-        Names of the text columns, where X has names.
-    has_domains : bool
-        Whether domains were given.
+    Labels and domains are positions in `classes` and `domain_names`, which are those of the rows of weight above 0, sorted;
+    -1 is another name. `columns` are the names of the text columns, where X has names.
     """
 
     texts: Sequence[Text]
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
-    classes: NDArray[Any]
-    domain_names: NDArray[Any]
+    classes: Array
+    domain_names: Array
     columns: list[Hashable] | None
     has_domains: bool
 
@@ -57,7 +47,13 @@ class LabelledTexts:
 
 
 def read_labelled_texts(
-    X: Any, y: Any, domains: Any, sample_weight: Any, *, domain_column: Hashable | None, class_weight: ClassWeight
+    X: Texts,
+    y: Labels,
+    domains: Domains,
+    sample_weight: Values,
+    *,
+    domain_column: Hashable | None,
+    class_weight: ClassWeight,
 ) -> LabelledTexts:
     """Read the arguments of `fit`."""
     texts, column, columns = read_texts(X, domain_column)
@@ -88,30 +84,17 @@ def read_labelled_texts(
 class Rows:
     """Tokenized rows, with labels and domains as numbers, and what their weights are made of.
 
-    Attributes
-    ----------
-    tokens : TokenizedTexts
-    labels : ndarray of int, shape (n_rows,)
-        Positions in `classes`.
-    domains : ndarray of int, shape (n_rows,)
-        Positions in `domain_names`.
-    sample_weight : ndarray of float64, shape (n_rows,)
-        As the user gave it.
-    classes, domain_names : ndarray
-    class_weight : str, dict or None
-        As in scikit-learn; "balanced" is over these rows.
-    typicality : ndarray of float64, shape (n_rows,), or None
-        The paper's t, where rows are weighted by it.
-    probe : tuple of (ndarray of int, ndarray of float32), or None
-        Rows, and their embeddings by the pre-trained encoder, that a label head can be fitted on.
+    `labels` and `domains`, shape (n_rows,), are positions in `classes` and `domain_names`. `class_weight` is as in
+    scikit-learn, "balanced" over these rows. `typicality` is the paper's t, where rows are weighted by it. `probe` has row
+    numbers and the rows' embeddings by the pre-trained encoder, for a label head to be fitted on.
     """
 
     tokens: TokenizedTexts
     labels: NDArray[np.int64]
     domains: NDArray[np.int64]
     sample_weight: NDArray[np.float64]
-    classes: NDArray[Any]
-    domain_names: NDArray[Any]
+    classes: Array
+    domain_names: Array
     class_weight: ClassWeight = None
     typicality: NDArray[np.float64] | None = None
     probe: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
@@ -153,12 +136,12 @@ class Rows:
         return has_two_classes(self.labels[self.sample_weight * self.class_balance > 0])
 
 
-def has_two_classes(labels: NDArray[Any]) -> bool:
+def has_two_classes(labels: Array) -> bool:
     """Whether there are at least two distinct labels."""
     return len(np.unique(labels)) > 1
 
 
-def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
+def read_labels(y: Labels, n_rows: int) -> Array:
     """Labels as an array of shape (n_rows,)."""
     if y is None:
         raise ValueError("y is None; this classifier requires y to be passed: one label a row of X.")
@@ -178,7 +161,7 @@ def read_labels(y: Any, n_rows: int) -> NDArray[Any]:
     return y
 
 
-def read_sample_weight(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
+def read_sample_weight(sample_weight: Values, n_rows: int) -> NDArray[np.float64]:
     """Weights of shape (n_rows,); ones for None."""
     if sample_weight is None:
         return np.ones(n_rows)
@@ -199,7 +182,7 @@ def balance_classes(
     class_weight: ClassWeight,
     labels: NDArray[np.int64],
     sample_weight: NDArray[np.float64],
-    classes: NDArray[Any],
+    classes: Array,
 ) -> NDArray[np.float64]:
     """Class weight of every row, shape (n_rows,), as scikit-learn defines ``class_weight``."""
     if class_weight is None:

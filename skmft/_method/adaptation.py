@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from .._engine.runtime import Runtime, isolated_generators
 from .._engine.tokens import TokenizedTexts
 from .._engine.training import TrainingSettings, auto_epochs, fine_tune
 from .._inputs.rows import Rows
+from .._typing import Name, Record
 from .label_loss import label_terms
 from .lora import (
     LORA_A,
@@ -76,7 +76,7 @@ class TensorBlock(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         return TensorBlock, ({name: tuple(tensor.shape) for name, tensor in self.items()}, self._block)
 
 
@@ -103,13 +103,13 @@ class Adapted:
     """
 
     tensors: TensorBlock | None
-    history: list[dict[str, Any]]
+    history: list[Record]
 
 
 def adapt_to_domain(
     meta_learner: TextClassifier,
     rows: Rows,
-    name: Any,
+    name: Name,
     settings: AdaptationSettings,
     training: TrainingSettings,
     runtime: Runtime,
@@ -176,8 +176,8 @@ def has_own_encoder(tensors: Tensors) -> bool:
 def domain_logits(
     meta_learner: TextClassifier,
     tokens: TokenizedTexts,
-    own: Sequence[Any],
-    adapted: Mapping[Any, Tensors],
+    own: Sequence[Name],
+    adapted: Mapping[Name, Tensors],
     runtime: Runtime,
     max_tokens: int,
 ) -> NDArray[np.float64]:

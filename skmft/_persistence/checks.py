@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModel
 
 from .._method.lora import LORA_A, LORA_B
+from .._typing import Json, Params
 from .folder import PersistenceError, read_json, reading
 
 _NEVER = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".safetensors", ".py", ".pyc", ".so"}
 _CODE_KEYS = {"auto_map", "transformers_weights", "quantization_config"}
 
 
-def typed(value: Any, kind: type, name: str) -> Any:
+def typed(value: Json, kind: type, name: str) -> Any:
     """The value, if it is of this very type."""
     if type(value) is not kind:
         raise TypeError(f"{name} is {value!r}; expected a value of type {kind.__name__}")
@@ -27,6 +27,8 @@ def typed(value: Any, kind: type, name: str) -> Any:
 
 def check_encoder(folder: Path) -> None:
     """Compare the weights with what config.json asks for, before anything of that size is made."""
+    from transformers import AutoConfig, AutoModel
+
     _check_names(folder)
     config_path = folder / "config.json"
     raw = read_json(config_path)
@@ -74,7 +76,7 @@ def _check_names(folder: Path) -> None:
             _refuse_keys(content)
 
 
-def _refuse_keys(content: Any) -> None:
+def _refuse_keys(content: Json) -> None:
     """Refuse what has transformers run code, read other files or fetch kernels; at any depth."""
     if isinstance(content, list):
         content = dict(enumerate(content))
@@ -85,7 +87,7 @@ def _refuse_keys(content: Any) -> None:
             _refuse_keys(value)
 
 
-def adapter_shapes(path: Path, tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, Any]:
+def adapter_shapes(path: Path, tensors: Mapping[str, torch.Tensor], module: torch.nn.Module) -> Params:
     """Tensors of the shapes that the adapters in a domain's file must have: those of their layers, and one rank a pair."""
     layers = {n: m for n, m in module.named_modules() if isinstance(m, torch.nn.Linear) and n.startswith("encoder.")}
     expected = {}

@@ -19,6 +19,7 @@ from torch import nn
 from .._engine.encoder import PROCESS_STATE, quiet
 from .._engine.model import TextClassifier, reads_token_types
 from .._method.adaptation import domain_model
+from .._typing import Name
 from .state import FittedState
 
 
@@ -29,7 +30,7 @@ def _need(package: str, extra: str, purpose: str) -> Any:
         raise ImportError(f"{purpose} needs the package {package!r}: pip install 'skmft[{extra}]'.") from error
 
 
-def module_of(state: FittedState, domain: Any) -> TextClassifier:
+def module_of(state: FittedState, domain: Name) -> TextClassifier:
     """The network that answers for a domain (None: the meta-learner), adapters merged, on the CPU."""
     tensors: Mapping[str, torch.Tensor] = {}
     if domain is not None:
@@ -55,7 +56,7 @@ def tokenizer_of(state: FittedState) -> Any:
     return tokenizer
 
 
-def to_sentence_transformer(state: FittedState, domain: Any = None) -> Any:
+def to_sentence_transformer(state: FittedState, domain: Name = None) -> Any:
     """See `MetaFineTunedClassifier.to_sentence_transformer`."""
     library = _need("sentence_transformers", "sentence-transformers", "to_sentence_transformer")
     modules = import_module("sentence_transformers.sentence_transformer.modules")
@@ -97,7 +98,7 @@ class _Logits(nn.Module):
         return self.module(input_ids, attention_mask, token_type_ids).logits
 
 
-def to_onnx(state: FittedState, path: str | os.PathLike, domain: Any = None) -> list[str]:
+def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name = None) -> list[str]:
     """See `MetaFineTunedClassifier.to_onnx`."""
     for package in ("onnx", "onnxscript"):
         _need(package, "onnx", "to_onnx")

@@ -13,9 +13,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
+
+from .._typing import Json, Params
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -36,12 +37,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Write `content` as JSON in UTF-8."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Params:
     """Read a JSON object; whatever is wrong with it is an error that names the file."""
     if path.stat().st_size > _LONGEST_JSON:
         raise PersistenceError(f"{path} has {path.stat().st_size} bytes; expected at most {_LONGEST_JSON}.")

@@ -14,12 +14,13 @@ import torch
 from .._engine.encoder import EncoderSource, load_encoder, load_tokenizer
 from .._engine.model import TextClassifier, embedding_width
 from .._engine.runtime import isolated_generators, resolve_device
+from .._typing import Json, Name, Params, Record
 from .checks import adapter_shapes, check_encoder, same_shapes, typed
 from .folder import MANIFEST, PersistenceError, kept_aside, read_json, read_tensors, reading, verified_files
 from .state import STAGE_1, FittedState
 from .values import decode, decode_names
 
-RecipeMaker = Callable[[str, dict[str, Any]], Any]
+RecipeMaker = Callable[[str, Params], Any]
 
 
 class StoredWeights(Mapping):
@@ -33,11 +34,11 @@ class StoredWeights(Mapping):
         Called with the path and the tensors; raises where they do not fit the meta-learner.
     """
 
-    def __init__(self, files: dict[Any, tuple[Path, str]], check: Callable[[Path, Mapping], None]) -> None:
+    def __init__(self, files: dict[Name, tuple[Path, str]], check: Callable[[Path, Mapping], None]) -> None:
         self._files, self._check = files, check
-        self._held: dict[Any, dict[str, torch.Tensor]] = {}
+        self._held: dict[Name, dict[str, torch.Tensor]] = {}
 
-    def __getitem__(self, domain: Any) -> dict[str, torch.Tensor]:
+    def __getitem__(self, domain: Name) -> dict[str, torch.Tensor]:
         if domain not in self._held:
             path, sha256 = self._files[domain]
             tensors = read_tensors(path, sha256)
@@ -45,7 +46,7 @@ class StoredWeights(Mapping):
             self._held[domain] = tensors
         return self._held[domain]
 
-    def __or__(self, other: Mapping[Any, dict[str, torch.Tensor]]) -> StoredWeights:
+    def __or__(self, other: Mapping[Name, dict[str, torch.Tensor]]) -> StoredWeights:
         both = StoredWeights(self._files, self._check)
         both._held = {**self._held, **other}
         return both
@@ -62,12 +63,12 @@ class StoredWeights(Mapping):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         return dict, (dict(self),)  # a pickle does not depend on the folder
 
 
 def load(
-    class_name: str, check: Callable[[dict[str, Any]], object], recipe: RecipeMaker, path: str | os.PathLike
+    class_name: str, check: Callable[[Params], object], recipe: RecipeMaker, path: str | os.PathLike
 ) -> FittedState:
     """Read a folder."""
     folder = Path(path).expanduser().resolve()
@@ -91,8 +92,11 @@ def load(
         params = _with_a_device({**params, "memory": None})  # a folder from elsewhere does not say where to write
         check(params)
         settings = {name: decode(value) for name, value in typed(content["settings"], dict, "settings").items()}
-        if set(settings) != {"max_length", "n_prototypes", "pooling"} or settings["pooling"] not in ("mean", "cls"):
+        least = {"max_length": 2, "n_prototypes": 1}
+        if set(settings) != {*least, "pooling"} or settings["pooling"] not in ("mean", "cls"):
             raise ValueError(f"settings are {settings}; expected max_length, n_prototypes and pooling")
+        if any(not isinstance(settings[name], int) or settings[name] < low for name, low in least.items()):
+            raise ValueError(f"settings are {settings}; expected numbers of at least {least}")
         classes, domains = decode_names(content["classes"]), decode_names(content["domains"])
         if len(classes) < 2 or not len(domains):
             raise ValueError("fewer than two classes, or no domain")
@@ -149,7 +153,7 @@ def load(
     )
 
 
-def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
+def _from_format_1(content: Params) -> Params:
     """What estimator.json of skmft 0.1 says, in the names of today."""
     params = dict(typed(content["params"], dict, "params"))
     lora = {"r": "lora_rank", "lora_alpha": "lora_alpha", "target_modules": "lora_target_modules"}
@@ -165,18 +169,18 @@ def _from_format_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "params": params, "settings": settings, "class": "MetaFineTunedClassifier", "unknown": "model"}
 
 
-def _with_a_device(params: dict[str, Any]) -> dict[str, Any]:
+def _with_a_device(params: Params) -> Params:
     try:
         resolve_device(params["device"])
     except ValueError:
         warnings.warn(
-            f"device={params['device']!r} is not here; the estimator was loaded with device='auto'.", stacklevel=5
+            f"device={params['device']!r} is not here; the estimator was loaded with device='auto'.", stacklevel=4
         )
         return {**params, "device": "auto"}
     return params
 
 
-def _read_source(source: dict[str, Any]) -> EncoderSource:
+def _read_source(source: Params) -> EncoderSource:
     revision = source["revision"]
     return EncoderSource(
         name=typed(source["name"], str, "the encoder's name"),
@@ -186,7 +190,7 @@ def _read_source(source: dict[str, Any]) -> EncoderSource:
     )
 
 
-def _read_history(history: Any) -> list[dict[str, Any]]:
+def _read_history(history: Json) -> list[Record]:
     stages = ("typicality", "meta", "adaptation")
     for entry in typed(history, list, "history"):
         if typed(entry, dict, "an entry of history").get("stage") not in stages:
@@ -208,7 +212,7 @@ def _read_columns(n_features_in: Any, feature_names_in: Any, most: int) -> tuple
 
 def _read_arrays(
     path: Path, sha256: str, *, grid: tuple[int, int], n_prototypes: int, width: int, scored: bool
-) -> dict[str, Any]:
+) -> Params:
     """``class_counts_``, and the attributes of stage 1 where there was one."""
     with reading(path):
         arrays = {name: tensor.numpy() for name, tensor in read_tensors(path, sha256).items()}
@@ -235,7 +239,7 @@ def _read_arrays(
 
 
 def _read_networks(
-    folder: Path, settings: dict[str, Any], n_classes: int, pair_encoding: str | None, heads_sha256: str
+    folder: Path, settings: Params, n_classes: int, pair_encoding: str | None, heads_sha256: str
 ) -> tuple[TextClassifier, Any]:
     encoder_folder = folder / "encoder"
     check_encoder(encoder_folder)

@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from .._engine.encoder import quiet
+from .._typing import Name, Params
 from .folder import FORMAT, MANIFEST, flush, mend, sha256_of, swap, write_json
 from .state import FittedState
 from .values import decode, decode_names, encode, encode_names
@@ -39,11 +40,11 @@ _NO_RESULTS = (
 
 def save(
     state: FittedState,
-    check: Callable[[dict[str, Any]], object],
+    check: Callable[[Params], object],
     path: str | os.PathLike,
     *,
     notes: str = "",
-    results: Mapping[Any, Mapping[str, float]] | None = None,
+    results: Mapping[Name, Mapping[str, float]] | None = None,
 ) -> None:
     """Write a fitted classifier to a folder.
 
@@ -111,7 +112,7 @@ def _refuse_place(target: Path) -> None:
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
 
-def _params_as_json(given: Mapping[str, Any]) -> dict[str, Any]:
+def _params_as_json(given: Mapping[str, Any]) -> Params:
     params, lost = {}, []
     for name, value in {**given, "memory": None}.items():  # memory is a place on this machine
         try:
@@ -145,7 +146,7 @@ def _write_weights(state: FittedState, new: Path) -> None:
         save_file(tensors, new / "domains" / f"{number}.safetensors")
 
 
-def _results_table(results: Mapping[Any, Mapping[str, float]]) -> str:
+def _results_table(results: Mapping[Name, Mapping[str, float]]) -> str:
     """Markdown of what `domain_report` gives with ``output_dict=True``; empty for no results."""
     lines = results.values() if isinstance(results, Mapping) else [None]
     if not all(isinstance(line, Mapping) and all(isinstance(v, Real) for v in line.values()) for line in lines):
@@ -161,7 +162,7 @@ def _results_table(results: Mapping[Any, Mapping[str, float]]) -> str:
 
 
 def _model_card(state: FittedState, versions: dict[str, str], notes: str) -> str:
-    counts = state.class_counts
+    counts, is_ours = state.class_counts, state.class_name == "MetaFineTunedClassifier"
     classes, domains = state.classes.tolist(), state.domains.tolist()
     lines = [
         "---",
@@ -169,13 +170,13 @@ def _model_card(state: FittedState, versions: dict[str, str], notes: str) -> str
         "pipeline_tag: text-classification",
         "---",
         "",
-        "# Text classifier for several domains, by Meta Fine-Tuning",
+        "# Text classifier for several domains" + (", by Meta Fine-Tuning" if is_ours else ""),
         "",
         f"Fitted with skmft's `{state.class_name}` from the encoder `{state.encoder_source.name}` on {int(counts.sum())} "
         f"{'text pairs' if state.is_pair else 'texts'}.",
         "",
         "```python",
-        f"from skmft{'' if state.class_name == 'MetaFineTunedClassifier' else '.baselines'} import {state.class_name}",
+        f"from skmft{'' if is_ours else '.baselines'} import {state.class_name}",
         "",
         f'clf = {state.class_name}.load("path/of/this/folder")',
         "clf.predict(X, domains=d)",

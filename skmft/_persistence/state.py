@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from .._engine.encoder import EncoderSource
 from .._engine.model import TextClassifier
+from .._typing import Array, Name, Params, Record, Tokenizer
 
 STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
 
@@ -20,30 +20,22 @@ STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_",
 class FittedState:
     """What `fit` and `adapt` have left; names as those of the fitted attributes, less the underscore.
 
-    Attributes
-    ----------
-    class_name : str
-    params : dict
-        Parameters of the constructor.
-    settings : dict
-        Those of them that the fitted model depends on, as they were in fit: ``max_length``, ``n_prototypes``, ``pooling``.
-    arrays : dict of str to ndarray
-        The fitted attributes of stage 1, where there was one.
-    unknown : {"model", "mean"}
-        What answers a row whose domain is not known.
+    `params` are those of the constructor, and `settings` those that the fitted model depends on, as they were in fit.
+    `arrays` are the fitted attributes of stage 1, where there was one. `unknown` says what answers a
+    row whose domain is not known.
     """
 
     class_name: str
-    params: dict[str, Any]
-    settings: dict[str, Any]
-    classes: NDArray[Any]
-    domains: NDArray[Any]
+    params: Params
+    settings: Params
+    classes: Array
+    domains: Array
     class_counts: NDArray[np.int64]
     arrays: dict[str, NDArray[np.float64]]
-    history: list[dict[str, Any]]
+    history: list[Record]
     meta_learner: TextClassifier
-    tokenizer: Any
-    adapted_weights: Mapping[Any, Mapping[str, torch.Tensor]]
+    tokenizer: Tokenizer
+    adapted_weights: Mapping[Name, Mapping[str, torch.Tensor]]
     encoder_source: EncoderSource
     is_pair: bool
     pair_encoding: str | None

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+
+from .._typing import Array, Json, Params
 
 LORA_NAMES = ("r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "target_modules")
 
 
-def encode(value: Any) -> Any:
+def encode(value: Json) -> Any:
     """A value of a parameter as JSON that remembers tuples and the keys of dicts; other sequences become lists."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -40,32 +41,35 @@ def encode(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def decode(value: Any, recipe: Callable[[str, dict[str, Any]], Any] | None = None) -> Any:
+def decode(value: Json, recipe: Callable[[str, Params], Any] | None = None) -> Any:
     """What `encode` made JSON of; `recipe` makes a recipe of a class's name and parameters."""
     if not isinstance(value, dict):
         return value
     [(kind, content)] = value.items()
     if kind == "dict":
-        return {decode(k): decode(v) for k, v in content}
+        return {decode(k): decode(v, recipe) for k, v in content}
     if kind == "recipe" and recipe is not None:
         name, params = content
-        if not isinstance(name, str):
-            raise TypeError(f"a recipe's class is {name!r}; expected its name")
-        return recipe(name, decode(params))
-    return {"list": list, "tuple": tuple}[kind](decode(v) for v in content)
+        params = decode(params, recipe)
+        if not isinstance(name, str) or not isinstance(params, dict):
+            raise TypeError(
+                f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of its parameters"
+            )
+        return recipe(name, params)
+    return {"list": list, "tuple": tuple}[kind](decode(v, recipe) for v in content)
 
 
 def _name_of(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def encode_names(names: NDArray[Any]) -> dict[str, Any]:
+def encode_names(names: Array) -> Params:
     """Names of classes or domains, with their dtype."""
     dtype = names.dtype.str if names.dtype.kind in "Uiufb" else "object"
     return {"dtype": dtype, "values": [encode(value) for value in names.tolist()]}
 
 
-def decode_names(content: dict[str, Any]) -> NDArray[Any]:
+def decode_names(content: Params) -> Array:
     """What `encode_names` made JSON of."""
     dtype, values = content["dtype"], content["values"]
     if dtype != "object" and not re.fullmatch(r"[<>|=](U[0-9]{1,6}|[iuf][1248]|b1)", dtype):

@@ -1,0 +1,1 @@
+"""What the benchmarks share: cells, tasks, methods, statistics and reports."""

@@ -1,0 +1,232 @@
+"""Forward passes over many texts: their order, their batches, and what happens where memory runs out."""
+
+import gc
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_texts
+
+from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
+from skmft._engine.inference import PretrainedEmbedder, embed, is_out_of_memory, run_in_batches
+from skmft._engine.model import TextClassifier
+from skmft._engine.runtime import Runtime, isolated_generators
+from skmft._engine.tokens import TokenizedTexts, tokenize
+
+CPU = torch.device("cpu")
+FLOAT32, BFLOAT16 = (Runtime(CPU, dtype, seed=0) for dtype in (torch.float32, torch.bfloat16))
+
+
+@pytest.fixture(scope="module")
+def module(tiny):
+    with isolated_generators(0, CPU):
+        return TextClassifier(load_encoder(find_encoder(tiny)), 2).eval()
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny):
+    """Forty texts of 7 to 11 tokens."""
+    return tokenize(load_tokenizer(find_encoder(tiny), 32), make_texts(40)[0], 32, True)
+
+
+@pytest.fixture(autouse=True)
+def quick_collections():
+    """The garbage of a failed pass is looked for among what a test has made, not in all that was imported before it."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+class Device:
+    """A forward pass that fails for more than `rows` rows; notes the shapes of batches."""
+
+    def __init__(self, forward, rows, error=None):
+        self.forward, self.rows = forward, rows
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory.")
+        self.done, self.failed = [], []
+
+    def __call__(self, **batch):
+        shape = tuple(batch["input_ids"].shape)
+        if shape[0] > self.rows:
+            self.failed.append(shape)
+            raise self.error
+        self.done.append(shape)
+        return self.forward(**batch)
+
+
+def first_tokens(input_ids, **rest):
+    """Of every row the first token that is not special, as the row's answer."""
+    return input_ids[:, 1:2].float()
+
+
+def test_bfloat16_agrees_with_float32(module, tokens):
+    def run(runtime, max_tokens):
+        return run_in_batches(module.label_logits, tokens, width=2, max_tokens=max_tokens, runtime=runtime)
+
+    exact = run(FLOAT32, 96)
+    np.testing.assert_allclose(run(FLOAT32, 30), exact, atol=1e-5)
+    # hidden states of size 1 are rounded to 2^-9 of it, layer by layer; the head reads 32 of them in weights below 0.2
+    np.testing.assert_allclose(run(BFLOAT16, 96), exact, atol=5e-2)
+    assert not np.array_equal(run(BFLOAT16, 96), exact)
+
+
+def test_rows_come_back_in_their_order(tokens):
+    device = Device(first_tokens, 40)
+    found = run_in_batches(device, tokens, width=1, max_tokens=64, runtime=FLOAT32)
+    assert found[:, 0].tolist() == [tokens.row(i)[0, 1] for i in range(40)]
+    assert all(rows * length <= 64 for rows, length in device.done)
+    assert [length for _, length in device.done] == sorted((n for _, n in device.done), reverse=True)
+
+
+def test_a_batch_on_a_cpu_holds_2048_tokens_at_most():
+    ids = np.ones(100 * 64, dtype=np.int32)
+    device = Device(lambda input_ids, **rest: input_ids[:, :1].float(), 100)
+    texts = TokenizedTexts(ids, np.arange(101) * 64, None, 0)
+    run_in_batches(device, texts, width=1, max_tokens=10**6, runtime=FLOAT32)
+    assert device.done == [(32, 64)] * 3 + [(4, 64)]
+
+
+@pytest.mark.parametrize("fits", [1, 3, 7])
+def test_batches_are_halved_where_memory_runs_out(module, tokens, fits):
+    expected = run_in_batches(module.label_logits, tokens, width=2, max_tokens=400, runtime=FLOAT32)
+    device = Device(module.label_logits, fits)
+    with pytest.warns(
+        UserWarning, match=r"inference: memory ran out, so batches were halved until they held"
+    ) as warned:
+        found = run_in_batches(device, tokens, width=2, max_tokens=400, runtime=FLOAT32)
+    assert len(warned) == 1
+    assert "The results are the same, only later" in str(warned[0].message)
+    # the same but for rounding, as torch takes other products for other numbers of rows
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sum(rows for rows, _ in device.done) == 40 and max(rows for rows, _ in device.done) <= fits
+
+
+def test_what_fits_is_remembered_as_tokens():
+    """Ten texts of 40 tokens, then a hundred of 10: the shorter ones go four times as many at a time."""
+    lengths = np.repeat([40, 10], [10, 100])
+    texts = TokenizedTexts(np.ones(lengths.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, 0)
+    done, failed = [], []
+
+    def forward(input_ids, **rest):
+        (failed if input_ids.numel() > 120 else done).append(tuple(input_ids.shape))
+        if input_ids.numel() > 120:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return input_ids[:, :1].float()
+
+    with pytest.warns(UserWarning, match="until they held 120 tokens") as warned:
+        run_in_batches(forward, texts, width=1, max_tokens=400, runtime=FLOAT32)
+    assert len(warned) == 1
+    assert failed == [(10, 40), (5, 40)]
+    assert done == [(3, 40)] * 3 + [(1, 40)] + ([(12, 10)] * 3 + [(4, 10)]) * 2 + [(12, 10), (8, 10)]
+
+
+def test_columns_stay_with_their_rows_when_batches_are_halved(tokens):
+    def forward(model, **batch):
+        return torch.cat([model[:, None].float(), first_tokens(**batch)], dim=1)
+
+    numbers = np.random.default_rng(0).integers(100, size=40)
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = run_in_batches(
+            Device(forward, 3), tokens, width=2, max_tokens=400, runtime=FLOAT32, columns={"model": numbers}
+        )
+    assert found[:, 0].tolist() == numbers.tolist()
+    assert found[:, 1].tolist() == [tokens.row(i)[0, 1] for i in range(40)]
+
+
+def test_nothing_of_the_failed_pass_is_held_when_its_rows_are_tried_again(tokens):
+    held = []
+
+    def forward(input_ids, **rest):
+        assert [ref for ref in held if ref() is not None] == []
+        activations = input_ids.float()
+        if len(input_ids) > 3:
+            held.extend(map(weakref.ref, (activations, input_ids)))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return activations[:, :1]
+
+    with pytest.warns(UserWarning, match="memory ran out"):
+        run_in_batches(forward, tokens, width=1, max_tokens=88, runtime=FLOAT32)
+    assert len(held) == 2 * 2  # at 8 and at 4 rows
+
+
+def test_a_single_row_that_does_not_fit(module, tokens):
+    device = Device(module.label_logits, 0, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"a single row of 11 tokens; lower max_length.*CUDA out of memory\. Tried"
+    ):
+        run_in_batches(device, tokens, width=2, max_tokens=88, runtime=FLOAT32)
+    assert device.failed == [(8, 11), (4, 11), (2, 11), (1, 11)]
+
+
+def test_other_errors_are_not_caught(module, tokens):
+    device = Device(module.label_logits, 3, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run_in_batches(device, tokens, width=2, max_tokens=88, runtime=FLOAT32)
+    assert len(device.failed) == 1
+
+
+def test_no_warning_where_all_fits(tokens):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_in_batches(Device(first_tokens, 40), tokens, width=1, max_tokens=400, runtime=FLOAT32)
+
+
+def test_prediction_and_typicality_halve_their_batches(fitted, data, monkeypatch):
+    X, y, d = data
+    expected = fitted.decision_function(X, domains=d), fitted.typicality(X, y, d), fitted.transform(X)
+    embedded = type(fitted.meta_learner_.encoder).forward
+
+    def limited(encoder, input_ids, *args, **kwargs):
+        if len(input_ids) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return embedded(encoder, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(fitted.meta_learner_.encoder), "forward", limited)
+    with pytest.warns(UserWarning, match="memory ran out"):
+        found = fitted.decision_function(X, domains=d), fitted.typicality(X, y, d), fitted.transform(X)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_errors_of_memory_are_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)  # the CPU's own
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_embeddings_are_computed_once_in_a_memory(tiny, tokens, tmp_path, monkeypatch, pooling):
+    source = find_encoder(tiny)
+    encoder = load_encoder(source)
+    expected = embed(encoder, tokens, pooling, FLOAT32, 400)
+
+    def embedder(memory, runtime=FLOAT32):
+        return PretrainedEmbedder(encoder, source, pooling, 32, 400, runtime, memory)
+
+    for memory in (None, tmp_path):
+        np.testing.assert_allclose(embedder(memory).embed(tokens), expected, atol=1e-5)
+    asked = []
+    monkeypatch.setattr(
+        "skmft._engine.inference.embed", lambda e, rows, *rest: asked.append(len(rows)) or embed(e, rows, *rest)
+    )
+    np.testing.assert_allclose(embedder(tmp_path).embed(tokens), expected, atol=1e-5)
+    assert asked == []
+    embedder(tmp_path, BFLOAT16).embed(tokens)  # is another thing to know
+    assert asked == [len({tokens.row(i).tobytes() for i in range(40)})]
+
+
+def test_embeddings_come_in_chunks(tiny, tokens, monkeypatch):
+    monkeypatch.setattr("skmft._engine.inference.CHUNK_ROWS", 8)
+    source = find_encoder(tiny)
+    encoder = load_encoder(source)
+    rows = np.arange(39, -1, -2)
+    chunks = list(PretrainedEmbedder(encoder, source, "mean", 32, 400, FLOAT32).chunks(tokens, rows))
+    assert [part for part, _ in chunks] == [slice(0, 8), slice(8, 16), slice(16, 20)]
+    expected = embed(encoder, tokens, "mean", FLOAT32, 400)[rows]
+    np.testing.assert_allclose(np.concatenate([E for _, E in chunks]), expected, atol=1e-5)

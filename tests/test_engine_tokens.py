@@ -1,0 +1,124 @@
+"""Texts to token ids, and the batches that they are read in."""
+
+import numpy as np
+import pytest
+import torch
+
+from skmft._engine.cache import RowStore
+from skmft._engine.encoder import find_encoder, load_tokenizer
+from skmft._engine.tokens import TokenizedTexts, bucketed_batches, sorted_batches, tokenize, tokenize_once
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny):
+    return load_tokenizer(find_encoder(tiny), 32)
+
+
+def test_tokenize_agrees_with_the_tokenizer_row_by_row(tokenizer):
+    texts = ["good book", "", "the pan is very " * 20, "a"]
+    tokens = tokenize(tokenizer, texts, 16, token_types=True)
+    batch = tokens.batch(np.arange(4))
+    assert tokens.lengths.tolist() == [4, 2, 16, 3]
+    assert batch["input_ids"].shape == (4, 16)
+    for i, text in enumerate(texts):
+        expected = tokenizer(text, truncation=True, max_length=16)["input_ids"]
+        assert batch["input_ids"][i, : len(expected)].tolist() == expected
+        assert (batch["input_ids"][i, len(expected) :] == tokenizer.pad_token_id).all()
+        assert batch["attention_mask"][i].sum() == len(expected)
+
+
+def test_pairs_have_two_segments(tokenizer):
+    tokens = tokenize(tokenizer, [("good book", "bad pan"), ("a", "b " * 40)], 12, token_types=True)
+    batch = tokens.batch(np.array([0, 1]))
+    assert batch["token_type_ids"][0, :7].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert batch["attention_mask"].sum(1).tolist() == [7, 12]
+
+
+def test_many_texts_and_subset(tokenizer):
+    texts = [f"good {'book ' * (i % 9)}" for i in range(5000)]  # more than one call of the tokenizer
+    tokens = tokenize(tokenizer, texts, 16, token_types=False)
+    assert len(tokens) == 5000
+    assert tokens.lengths.tolist() == [3 + i % 9 for i in range(5000)]
+    rows = np.array([4999, 3, 3])
+    sub = tokens.subset(rows)
+    assert torch.equal(sub.batch(np.arange(3))["input_ids"], tokens.batch(rows)["input_ids"])
+    assert len(tokens.subset(np.array([], dtype=int))) == 0
+
+
+def test_bucketed_batches_cover_every_row_once_and_group_lengths():
+    lengths = np.random.default_rng(0).integers(3, 128, 1003)
+    batches = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(1003))
+    assert max(map(len, batches)) == 32
+    padded = sum(len(b) * lengths[b].max() for b in batches)
+    shuffled = np.random.default_rng(2).permutation(1003)
+    plain = sum(len(b) * lengths[b].max() for b in np.array_split(shuffled, 32))
+    assert padded < 0.75 * plain
+    again = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again))
+    other = bucketed_batches(lengths, 32, np.random.default_rng(3))
+    assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500, 513, 514, 1028])
+def test_no_row_weighs_much_more_than_others_because_its_batch_is_small(n):
+    sizes = [len(b) for b in bucketed_batches(np.arange(n), 32, np.random.default_rng(0))]
+    assert sum(sizes) == n and len(sizes) == -(-n // 32) and max(sizes) - min(sizes) <= 1
+
+
+def test_small_sets_do_not_meet_the_same_batches_every_epoch():
+    lengths = np.random.default_rng(0).integers(50, 128, 64)
+    epochs = [
+        {frozenset(b.tolist()) for b in bucketed_batches(lengths, 32, np.random.default_rng(s))} for s in range(5)
+    ]
+    assert len({frozenset(e) for e in epochs}) == 5
+
+
+def test_sorted_batches_go_from_longest_to_shortest():
+    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18))
+    assert [b.tolist() for b in batches] == [[5], [1, 3], [2, 0], [6, 4]]  # 40 is a batch alone, 9 + 9, 7 + 7, 2 + 2
+    assert list(sorted_batches(np.array([], dtype=np.int64), 18)) == []
+
+
+def test_batch_of_one_empty_row():
+    tokens = TokenizedTexts(np.array([], dtype=np.int32), np.array([0, 0]), None, 0)
+    assert tokens.batch(np.array([0]))["input_ids"].tolist() == [[0]]
+
+
+def test_subset_in_any_order(tokenizer):
+    tokens = tokenize(tokenizer, ["good book", "", "a pan", "the lid is dull"], 8, token_types=True)
+    for rows in ([3, 1, 1], [2], [0, 1, 2, 3]):
+        rows = np.array(rows)
+        sub = tokens.subset(rows)
+        assert [sub.row(i).tolist() for i in range(len(sub))] == [tokens.row(i).tolist() for i in rows]
+
+
+def test_the_texts_of_a_pair_by_themselves(tokenizer):
+    """Special tokens and the limit of tokens are each text's own."""
+    tokens = tokenize(tokenizer, [("good book", "bad pan"), ("a", "but " * 40)], 6, token_types=False, bi_encoded=True)
+    assert tokens.bi_encoded and tokens.lengths.tolist() == [8, 9]
+    singles = tokenize(tokenizer, ["good book", "bad pan", "a", "but " * 40], 6, token_types=False)
+    ids, text = tokens.row(1)
+    assert text.tolist() == [0] * 3 + [1] * 6
+    assert ids.tolist() == [*singles.row(2), *singles.row(3)]
+    assert tokens.subset(np.array([1])).bi_encoded
+
+
+@pytest.mark.parametrize("form", ["texts", "pairs", "bi-encoded pairs"])
+def test_a_store_gives_what_the_tokenizer_gives(tokenizer, tmp_path, form):
+    texts = ["good book", "", "a pan", "good book", "the lid is dull " * 4]
+    if form != "texts":
+        texts = [(t, t[::-1]) for t in texts]
+    arguments = (texts, 8, form == "pairs", form == "bi-encoded pairs")
+    plain = tokenize(tokenizer, *arguments)
+    for path in (None, tmp_path, tmp_path):  # without a store, one that is empty, one that has them
+        kept = tokenize_once(RowStore(path, "tokens"), tokenizer, *arguments)
+        assert [kept.row(i).tolist() for i in range(5)] == [plain.row(i).tolist() for i in range(5)]
+        assert (kept.bi_encoded, kept.pad_id) == (plain.bi_encoded, plain.pad_id)
+
+
+def test_a_lone_surrogate_is_named_by_its_row(tokenizer):
+    texts = ["good"] * 5000  # more than one call of the tokenizer
+    texts[4500] = "bad \ud83d"
+    with pytest.raises(ValueError, match=r"X: row 4500 has the lone surrogate '\\ud83d' at character 4"):
+        tokenize(tokenizer, texts, 8, token_types=False)
