@@ -116,7 +116,8 @@ class Recipe(BaseEstimator):
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
         """Which named terms it minimises: a scalar each, or a pair of a weight and a scalar. By default the label loss.
 
-        A term of weight 0 is recorded in ``history_`` and not minimised.
+        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, whose record is then the mean
+        over the others; not under `distributed`, where processes add up their parts of a batch.
 
         Parameters
         ----------
