@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from conftest import import_benchmarks
 from sklearn.utils import Bunch
-from skmft.inputs import read_texts
 
 from skmft import datasets
 from skmft.datasets import make_multi_domain_texts
