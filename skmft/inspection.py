@@ -15,13 +15,8 @@ from ._inputs.grouping import check_lengths, rows_by_domain
 from ._inputs.texts import column_names, order_columns, read_texts
 from ._typing import Array, Axes, Estimator, Params, Texts
 
-__all__ = [
-    "DomainScoresDisplay",
-    "EmbeddingDisplay",
-    "TrainingHistoryDisplay",
-    "TypicalityDisplay",
-    "explain_typicality",
-]
+__all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
+__all__ += ["explain_typicality"]
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
@@ -43,7 +38,7 @@ def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Estimator, X: Texts) -> Any:
+def _without_domains(clf: Estimator, X: Texts) -> Texts:
     """X without the column that the estimator reads domains from, which are then given apart from it."""
     columns = column_names(X)
     if columns is None or clf.domain_column is None:
@@ -52,11 +47,8 @@ def _without_domains(clf: Estimator, X: Texts) -> Any:
 
 
 class _Display:
-    """What the displays share: panels, and after `plot` the attributes ``axes_``, ``ax_`` (the first) and ``figure_``."""
+    """What the displays share: panels, which `plot` draws."""
 
-    axes_: Array
-    ax_: Any
-    figure_: Any
     _panels: Sequence[str] = ("the display",)
     _rows = 1  # of panels
     _size: tuple[float, float]  # of a new figure
@@ -438,8 +430,8 @@ def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLik
     X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
     texts, column, _ = read_texts(X, clf.domain_column)
     labels, names = np.asarray(y), domains if column is None else column
-    columns = {"text": list(texts), "domain": names, "class": labels}
-    columns["typicality"] = clf.typicality(X, y, None if column is not None else domains)
+    typicality = clf.typicality(X, y, domains if column is None else None)
+    columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
     embeddings = clf.transform(X, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))

@@ -21,16 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
 from ._inputs.grouping import check_domains, check_lengths, column_of, rows_by_domain
-from ._typing import Array, Domains, Estimator, Labels, Name, Params, Texts
+from ._typing import Array, Domains, Estimator, Labels, Name, Params, Texts, Values
 
-__all__ = [
-    "DomainScorer",
-    "domain_invariance_score",
-    "domain_report",
-    "macro_domain_score",
-    "make_domain_scorer",
-    "worst_domain_score",
-]
+__all__ = ["DomainScorer", "domain_invariance_score", "domain_report", "macro_domain_score"]
+__all__ += ["make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
 
@@ -45,7 +39,7 @@ def _by_domain(domains: ArrayLike, **arrays: object) -> dict[Name, dict[str, Arr
 
 
 def _domain_scores(
-    y: Labels, y_pred: Labels, domains: Domains, metric: Metric, sample_weight: Any, kwargs: dict
+    y: Labels, y_pred: Labels, domains: Domains, metric: Metric, sample_weight: Values, kwargs: dict
 ) -> list[float]:
     parts = _by_domain(domains, y=y, y_pred=y_pred, sample_weight=sample_weight).values()
     return [float(metric(part.pop("y"), part.pop("y_pred"), **part, **kwargs)) for part in parts]

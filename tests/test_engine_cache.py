@@ -17,8 +17,9 @@ def test_rows_of_float32_written_and_read_in_blocks(most_bytes):
             np.testing.assert_array_equal(block, E[part])
         for some in ([], [0], [5, 8191, 8192, 19999], range(0, 20000, 3)):
             np.testing.assert_array_equal(stored.take(np.array(some, dtype=np.int64)), E[list(some)])
-        file = stored._file
-    assert file is None if most_bytes else file.closed
+        assert stored._file._rolled == (most_bytes == 0)
+    with pytest.raises(ValueError, match="closed"):
+        stored.read(0, 1)
 
 
 @pytest.mark.parametrize("form", [str, lambda path: path, lambda path: joblib.Memory(path, verbose=0)])
