@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pooch
 
-_DAMAGED = (ValueError, LookupError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (ValueError, TypeError, LookupError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 class Source(NamedTuple):
