@@ -11,8 +11,8 @@ import warnings
 
 import numpy as np
 import torch
-from torch import distributed
 from conftest import make_texts
+from torch import distributed
 
 from skmft import MetaFineTunedClassifier
 from skmft.recipes import MetaFineTuning
