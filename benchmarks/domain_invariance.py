@@ -65,7 +65,7 @@ def report(cells: list[Content]) -> list[str]:
     for (kind, weight), group in frame.groupby(["kind", "weight"], sort=True):
         ratios = []
         for when in RATIOS:
-            pairs = [g for g in group[when] if isinstance(g, dict) and "corruption" in g]
+            pairs = [g for g in group.get(when, ()) if isinstance(g, dict) and "corruption" in g]
             ratios.append(f"{np.mean([g['corruption'] / g['label'] for g in pairs]):.3f}" if pairs else "")
         loss = "" if group["corruption_loss"].isna().all() else f"{group['corruption_loss'].astype(float).mean():.3f}"
         name = {"corruption": "domain corruption", "means": "distance of domain means"}.get(kind, kind)

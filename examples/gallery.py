@@ -1,11 +1,11 @@
 """The pictures of `skmft.inspection`, on rated snippets with 2 domains or with 16.
 
-Sixteen domains are the four sources, each cut into four by the length of its texts.
+The sixteen domains are the four sources, each divided into four by the length of its texts.
 
     python examples/gallery.py --domains 2      # writes gallery_2_typicality.png and others; about a minute
     python examples/gallery.py --domains 16
 
-Those in benchmarks/results come of `--figures benchmarks/results/gallery`.
+The pictures in benchmarks/results were made with `--figures benchmarks/results/gallery`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     for name, display in displays.items():
         display.figure_.savefig(f"{args.figures}_{args.domains}_{name}.png", dpi=80)
     table = explain_typicality(clf, X[train], y[train], d[train]).nsmallest(5, "typicality")
-    print(f"The least typical of {len(train)} training texts")
+    print(f"The least typical of the {len(train)} training texts:")
     for row in table.itertuples():
         print(f"  {row.typicality:.3f}  {row.domain}, {row[3]}; nearest other class: {row.foreign_prototype}")
         print(f"         {row.text[:100]}")

@@ -7,12 +7,11 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -22,14 +21,14 @@ from sklearn.utils.validation import check_is_fitted
 from ._engine.cache import RowStore
 from ._engine.encoder import Encoder, EncoderSource, find_encoder, load_encoder, load_tokenizer, tokenizer_fingerprint
 from ._engine.inference import PretrainedEmbedder
-from ._engine.model import embedding_width, layer_indices, reads_token_types
+from ._engine.model import TextClassifier, embedding_width, layer_indices, reads_token_types
 from ._engine.runtime import Runtime, draw_seed
 from ._engine.tokens import Text, TokenizedTexts, tokenize, tokenize_once
 from ._engine.training import TrainingSettings
 from ._inputs.domains import missing, positions, read_domains, refuse_other_types
 from ._inputs.rows import LabelledTexts, Rows, read_labelled_texts
 from ._inputs.texts import column_hint, order_columns, read_texts
-from ._method.adaptation import AdaptationSettings, adapt_to_domain, domain_logits
+from ._method.adaptation import AdaptationSettings, Adapted, adapt_to_domain, domain_logits
 from ._method.lora import check_settings
 from ._method.probe import probe_rows
 from ._method.scoring import Scored, embed_for_probe, score_typicality
@@ -37,7 +36,7 @@ from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_pa
 from ._persistence.state import STAGE_1, FittedState
 from ._saving import SavingMixin
 from ._stage import Stage
-from ._typing import Array, Domains, Name, Params, Texts, Tokenizer
+from ._typing import Array, Domains, Name, Params, Tensors, Texts, Tokenizer
 from .recipes import MissingRecipe, Recipe
 
 MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; benchmarks/NOTES.md, 2 and 11
@@ -137,7 +136,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         rows = Rows(
             tokens, data.labels, data.domains, data.sample_weight, data.classes, data.domain_names, self.class_weight
         )
-        layer_indices(recipe.layers(rows), encoder.config.num_hidden_layers, "corruption_layers")
+        named = "corruption_layers" if hasattr(recipe, "corruption_layers") else f"{type(recipe).__name__}.layers"
+        layer_indices(recipe.layers(rows), encoder.config.num_hidden_layers, named)
         self._check_same(rows, runtime)
         if not data.has_domains and self._without_domains is not None:
             warnings.warn(
@@ -218,23 +218,15 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         return scored, found
 
     def _adapt_domain(
-        self, model: Any, rows: Rows, name: Name, runtime: Runtime, own: Mapping[str, torch.Tensor] | None
-    ) -> Any:
-        settings = AdaptationSettings(
-            str(self.adaptation), self.adaptation_epochs, self.adaptation_learning_rate, self.lora_config
-        )
+        self, model: TextClassifier, rows: Rows, name: Name, runtime: Runtime, own: Tensors | None
+    ) -> Adapted:
+        epochs, rate = self.adaptation_epochs, self.adaptation_learning_rate
+        settings = AdaptationSettings(str(self.adaptation), epochs, rate, self.lora_config)
         return adapt_to_domain(model, rows, name, settings, self._training_settings(), runtime, own)
 
     def _stage(self, encoder: Encoder, runtime: Runtime) -> Stage:
-        return Stage(
-            encoder,
-            self.pooling,
-            self._training_settings(),
-            runtime,
-            self.meta_epochs,
-            self.weight_interpolation,
-            self._max_tokens(),
-        )
+        settings, epochs, share = self._training_settings(), self.meta_epochs, self.weight_interpolation
+        return Stage(encoder, self.pooling, settings, runtime, epochs, share, self._max_tokens())
 
     def _training_settings(self) -> TrainingSettings:
         params = {**OPTIMIZER_DEFAULTS, **(self.optimizer_params or {})}
@@ -321,8 +313,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Members of `classes_`.
         """
-        best = self._logits(X, domains).argmax(axis=1)
-        return self.classes_[best]
+        return self.classes_[self._logits(X, domains).argmax(axis=1)]
 
     def score(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.
@@ -343,7 +334,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         tokens, column = self._tokenize(X)
         given = read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True)
-        own: list[Any] = [None] * len(tokens)
+        own: list[Name] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
             unknown = np.flatnonzero((positions(given, np.array(known, dtype=object)) < 0) & ~missing(given))
@@ -357,7 +348,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         runtime = self._runtime(self.seed_)
         model = self.meta_learner_.to(runtime.device)
 
-        def answer(rows: NDArray[np.int64], names: list[Any]) -> NDArray[np.float64]:
+        def answer(rows: NDArray[np.int64], names: list[Name]) -> NDArray[np.float64]:
             some = tokens.subset(rows)
             return domain_logits(model, some, names, self.adapted_weights_, runtime, self._max_tokens())
 
@@ -382,9 +373,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"X holds {now}, but the estimator was fitted on {then}; pass {then}.{column_hint(X, self.domain_column)}"
             )
-        token_types = reads_token_types(self.meta_learner_.encoder)
-        tokens = self._tokens(self.tokenizer_, self.encoder_source_, texts, token_types, self.pair_encoding_ == "bi")
-        return tokens, column
+        token_types, bi = reads_token_types(self.meta_learner_.encoder), self.pair_encoding_ == "bi"
+        return self._tokens(self.tokenizer_, self.encoder_source_, texts, token_types, bi), column
 
     # ------------------------------------------------------ state and checks
 

@@ -15,7 +15,7 @@ from ._engine.training import OUR_CALLBACKS
 from ._typing import Params
 
 EPOCHS: list[Any] = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
-CONSTRAINTS: dict[str, list[Any]] = {  # of the parameters that all classifiers have
+CONSTRAINTS: dict[str, list] = {  # of the parameters that all classifiers have
     "model": [str, os.PathLike],
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
     "batch_size": [Interval(Integral, 1, None, closed="left")],

@@ -32,7 +32,7 @@ class SavingMixin:
         path: str | os.PathLike,
         *,
         notes: str = "",
-        results: Mapping[Any, Mapping[str, float]] | None = None,
+        results: Mapping[Name, Mapping[str, float]] | None = None,
     ) -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 

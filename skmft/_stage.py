@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ._engine.runtime import Runtime
 from ._engine.training import Term, TrainingSettings, auto_epochs, fine_tune
 from ._inputs.rows import Rows
 from ._method.probe import linear_probe
-from ._typing import Record
+from ._typing import Batch, Name, Record
 
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}  # "auto": as many epochs as make 60 optimiser steps, but 2 at least
 
@@ -34,7 +34,7 @@ class TrainingRecipe(Protocol):
     def layers(self, rows: Rows) -> Sequence[int]: ...
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]: ...
     def columns(self, rows: Rows) -> Mapping[str, Column]: ...
-    def terms(self, model: TextClassifier, output: ModelOutput, batch: Mapping[str, Any]) -> dict[str, Term]: ...
+    def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]: ...
     def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None: ...
 
 
@@ -54,7 +54,7 @@ class Trained:
 
     model: TextClassifier
     history: list[Record]
-    own: Mapping[Any, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    own: Mapping[Name, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

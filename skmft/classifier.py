@@ -18,7 +18,7 @@ from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._meta_learner import MetaLearnerMixin
 from ._parameters import CONSTRAINTS, EPOCHS
-from ._typing import Params
+from ._typing import Name, Params
 from .recipes import MetaFineTuning, Recipe
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     arXiv:2003.13003: typicality and prototypes in section 3.2, corruption in section 3.3.
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: dict[str, list] = {
         **CONSTRAINTS,
         "meta_epochs": EPOCHS,
         "adaptation": [StrOptions({"full", "head", "lora"}), None],
@@ -274,7 +274,7 @@ class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         max_length: int = 128,
         pooling: str = "mean",
         pair_encoding: str = "auto",
-        class_weight: str | dict[Any, float] | None = None,
+        class_weight: str | dict[Name, float] | None = None,
         recipe: Recipe | None = None,
         contrastive_weight: float = 0.5,
         typicality_weighting: bool = True,

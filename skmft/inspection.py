@@ -13,15 +13,10 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain
 from ._inputs.texts import column_names, order_columns, read_texts
-from ._typing import Array, Axes, Params, Texts
+from ._typing import Array, Axes, Estimator, Params, Texts
 
-__all__ = [
-    "DomainScoresDisplay",
-    "EmbeddingDisplay",
-    "TrainingHistoryDisplay",
-    "TypicalityDisplay",
-    "explain_typicality",
-]
+__all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
+__all__ += ["explain_typicality"]
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
@@ -38,12 +33,12 @@ def _legend_columns(n_names: int) -> int:
     return max(1, -(-n_names // _LEGEND_ROWS))
 
 
-def _legend(ax: Axes, n_names: int = 1, **more: Any) -> None:
+def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     """Put the legend to the right of the axes."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Any, X: Texts) -> Any:
+def _without_domains(clf: Estimator, X: Texts) -> Texts:
     """X without the column that the estimator reads domains from, which are then given apart from it."""
     columns = column_names(X)
     if columns is None or clf.domain_column is None:
@@ -52,11 +47,8 @@ def _without_domains(clf: Any, X: Texts) -> Any:
 
 
 class _Display:
-    """What the displays share: panels, and after `plot` the attributes ``axes_``, ``ax_`` (the first) and ``figure_``."""
+    """What the displays share: panels, which `plot` draws."""
 
-    axes_: Array
-    ax_: Any
-    figure_: Any
     _panels: Sequence[str] = ("the display",)
     _rows = 1  # of panels
     _size: tuple[float, float]  # of a new figure
@@ -120,7 +112,7 @@ class TypicalityDisplay(_Display):
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
 
         Parameters
@@ -204,7 +196,7 @@ class DomainScoresDisplay(_Display):
     @classmethod
     def from_estimator(
         cls,
-        clf: Any,
+        clf: Estimator,
         X: Texts,
         y: ArrayLike,
         domains: ArrayLike,
@@ -316,7 +308,7 @@ class TrainingHistoryDisplay(_Display):
             self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * _legend_columns(len(self._adapted)), 4)
 
     @classmethod
-    def from_estimator(cls, clf: Any, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
         """Draw the history of a fitted estimator.
 
         Parameters
@@ -384,7 +376,7 @@ class EmbeddingDisplay(_Display):
         self._size = 8.5 + 1.5 * _legend_columns(most), 8
 
     @classmethod
-    def from_estimator(cls, clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
         """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
 
         Parameters
@@ -417,7 +409,7 @@ class EmbeddingDisplay(_Display):
                 _legend(ax, len(names), fontsize="small")
 
 
-def explain_typicality(clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
+def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
     A row that is nearer to a prototype of another class than to any of its own may be mislabelled.
@@ -438,8 +430,8 @@ def explain_typicality(clf: Any, X: Texts, y: ArrayLike, domains: ArrayLike | No
     X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
     texts, column, _ = read_texts(X, clf.domain_column)
     labels, names = np.asarray(y), domains if column is None else column
-    columns = {"text": list(texts), "domain": names, "class": labels}
-    columns["typicality"] = clf.typicality(X, y, None if column is not None else domains)
+    typicality = clf.typicality(X, y, domains if column is None else None)
+    columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
     embeddings = clf.transform(X, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))

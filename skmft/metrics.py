@@ -21,21 +21,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
 from ._inputs.grouping import check_domains, check_lengths, column_of, rows_by_domain
-from ._typing import Array, Domains, Params, Texts
+from ._typing import Array, Domains, Estimator, Labels, Name, Params, Texts, Values
 
-__all__ = [
-    "DomainScorer",
-    "domain_invariance_score",
-    "domain_report",
-    "macro_domain_score",
-    "make_domain_scorer",
-    "worst_domain_score",
-]
+__all__ = ["DomainScorer", "domain_invariance_score", "domain_report", "macro_domain_score"]
+__all__ += ["make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
 
 
-def _by_domain(domains: ArrayLike, **arrays: Any) -> dict[Any, dict[str, Array]]:
+def _by_domain(domains: ArrayLike, **arrays: object) -> dict[Name, dict[str, Array]]:
     """Every domain's part of `y` and the other arrays, by their names; those that are None are left out."""
     given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
     n_rows = len(given["y"])
@@ -45,7 +39,7 @@ def _by_domain(domains: ArrayLike, **arrays: Any) -> dict[Any, dict[str, Array]]
 
 
 def _domain_scores(
-    y: Any, y_pred: Any, domains: Domains, metric: Metric, sample_weight: Any, kwargs: dict
+    y: Labels, y_pred: Labels, domains: Domains, metric: Metric, sample_weight: Values, kwargs: dict
 ) -> list[float]:
     parts = _by_domain(domains, y=y, y_pred=y_pred, sample_weight=sample_weight).values()
     return [float(metric(part.pop("y"), part.pop("y_pred"), **part, **kwargs)) for part in parts]
@@ -58,7 +52,7 @@ def macro_domain_score(
     *,
     metric: Metric = accuracy_score,
     sample_weight: ArrayLike | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> float:
     """Mean of a metric over domains, each of which counts alike, however many rows it has.
 
@@ -95,7 +89,7 @@ def worst_domain_score(
     metric: Metric = accuracy_score,
     greater_is_better: bool = True,
     sample_weight: ArrayLike | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> float:
     """The metric in the domain where it is worst.
 
@@ -131,7 +125,7 @@ def domain_report(
     sample_weight: ArrayLike | None = None,
     digits: int = 2,
     output_dict: bool = False,
-) -> str | dict[Any, dict[str, float]]:
+) -> str | dict[Name, dict[str, float]]:
     """Support, accuracy, macro F1 and log loss per domain, with their mean, worst and gap.
 
     Parameters
@@ -173,7 +167,7 @@ def domain_report(
             f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
         )
     order = np.argsort(classes)  # in which log_loss takes the columns
-    lines: list[tuple[Any, dict[Any, Any]]] = []
+    lines: list[tuple[Any, dict[Name, Any]]] = []
     for domain, part in _by_domain(domains, y=y, y_pred=y_pred, y_proba=y_proba, sample_weight=sample_weight).items():
         true, predicted, weight = part["y"], part["y_pred"], part.get("sample_weight")
         line = {
@@ -201,7 +195,7 @@ def domain_report(
     return "\n".join(line.rstrip() for line in text)
 
 
-def _final(estimator: Any) -> Any:
+def _final(estimator: Estimator) -> Any:
     """The estimator whose predictions can be given domains: a fitted search's best one, also as a pipeline's last step."""
     if isinstance(estimator, FrozenEstimator):
         return _final(estimator.estimator)
@@ -214,7 +208,7 @@ def _final(estimator: Any) -> Any:
     return estimator
 
 
-def _answering(estimator: Any) -> Iterator[Any]:
+def _answering(estimator: Estimator) -> Iterator[Any]:
     """The estimator, then those inside it whose predictions become its own; pipelines are left out, not their last steps."""
     if isinstance(estimator, Pipeline):
         yield from _answering(estimator.steps[-1][1])
@@ -299,8 +293,9 @@ class DomainScorer:
         answers, kwargs = np.asarray(getattr(estimator, self.response_method)(X, **passed)), self.kwargs
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
-        y, everything = np.asarray(y), np.arange(len(answers))
-        groups = [everything] if self.average == "micro" else rows_by_domain(domains, "y", len(y)).values()
+        y = np.asarray(y)
+        check_lengths("y", len(y), **{f"{self.response_method}(X)": answers})
+        groups: Any = [slice(None)] if self.average == "micro" else rows_by_domain(domains, "y", len(y)).values()
         sign = 1 if self.greater_is_better else -1
         scores = [sign * self.metric(y[rows], answers[rows], **kwargs) for rows in groups]
         return float(np.min(scores) if self.average == "worst" else np.mean(scores))
@@ -313,8 +308,7 @@ class DomainScorer:
         if "labels" in given and given["labels"] is None:  # a domain may lack a class
             kwargs["labels"] = classes
         if len(classes) == 2:
-            asked = given.get("pos_label")
-            positive = classes[1] if asked is None else asked
+            positive = classes[1] if given.get("pos_label") is None else given["pos_label"]
             if positive not in classes:
                 raise ValueError(
                     f"{self!r} has pos_label={positive!r}, which is not one of the classes {classes}; pass one of them to "
@@ -328,7 +322,7 @@ class DomainScorer:
                 answers = -answers
         return answers, kwargs
 
-    def _takes_domains(self, estimator: Any) -> bool:
+    def _takes_domains(self, estimator: Estimator) -> bool:
         return bool(get_routing_for_object(estimator).consumes(self.response_method, {"domains"}))
 
 
@@ -339,7 +333,7 @@ def make_domain_scorer(
     response_method: str = "predict",
     greater_is_better: bool = True,
     domain_column: str | int | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> DomainScorer:
     """Make a scorer that knows the domains, for ``scoring=`` in searches and cross-validation.
 
@@ -358,7 +352,7 @@ def make_domain_scorer(
     greater_is_better : bool, default=True
         False for losses, whose scores are negated.
     domain_column : str or int, default=None
-        Column of X to read domains from, where none are routed; by default that of the estimator.
+        Values of X to read domains from, where none are routed; by default that of the estimator.
     **kwargs
         Passed on to `metric`. If that has an `average` of its own, set it by ``functools.partial``.
 

@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state, check_scalar
 
 from ._inputs.grouping import as_given, check_domains, check_lengths, column_of
 from ._inputs.texts import column_names
-from ._typing import Domains, Texts
+from ._typing import Domains, Labels, Texts, Values
 
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
 
@@ -46,7 +46,7 @@ class _DomainSplitter(BaseCrossValidator):
     n_splits: int
     domain_column: Column
 
-    def get_n_splits(self, X: Texts = None, y: Any = None, groups: Any = None, domains: Domains = None) -> int:
+    def get_n_splits(self, X: Texts = None, y: Labels = None, groups: Values = None, domains: Domains = None) -> int:
         """Return the number of splits.
 
         Parameters
@@ -60,7 +60,7 @@ class _DomainSplitter(BaseCrossValidator):
         """
         return self._count(X, groups, domains)
 
-    def split(self, X: Texts, y: Any = None, groups: Any = None, domains: Domains = None) -> Iterator[Split]:
+    def split(self, X: Texts, y: Labels = None, groups: Values = None, domains: Domains = None) -> Iterator[Split]:
         """Generate the splits.
 
         Parameters
@@ -87,7 +87,7 @@ class _DomainSplitter(BaseCrossValidator):
         for train, test in self._draw(self._read(X, y, groups, domains, self._by_class())):
             yield np.sort(train), np.sort(test)
 
-    def _count(self, X: Texts, groups: Any, domains: Domains) -> int:
+    def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_splits
 
     def _by_class(self) -> bool:
@@ -97,7 +97,7 @@ class _DomainSplitter(BaseCrossValidator):
     def _draw(self, cells: _Cells) -> Iterator[Split]:
         raise NotImplementedError
 
-    def _read(self, X: Texts, y: Any, groups: Any, domains: Domains, by_class: bool) -> _Cells:
+    def _read(self, X: Texts, y: Labels, groups: Values, domains: Domains, by_class: bool) -> _Cells:
         owner = type(self).__name__
         ways = {"domains": domains, "groups": groups, "domain_column": column_of(X, self.domain_column)}
         given = {name: values for name, values in ways.items() if values is not None}
@@ -253,7 +253,7 @@ class FewShotSplit(_DomainSplitter):
     shots : int
         Training rows of every class in every domain, or of every domain (see `per`).
     per : {"class_and_domain", "domain"}, default="class_and_domain"
-        Per "domain" the classes come as they fall, and `split` needs no labels.
+        With "domain" the classes come as they fall, and `split` needs no labels.
     n_repeats : int, default=10
         Draws.
     test_size : float, int or None, default=None
@@ -286,7 +286,7 @@ class FewShotSplit(_DomainSplitter):
         self.shots, self.per, self.n_repeats, self.test_size = shots, per, n_repeats, test_size
         self.random_state, self.domain_column = random_state, domain_column
 
-    def _count(self, X: Texts, groups: Any, domains: Domains) -> int:
+    def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_repeats
 
     def _by_class(self) -> bool:
@@ -346,14 +346,12 @@ class LeaveOneDomainOut(_DomainSplitter):
     def _by_class(self) -> bool:
         return check_scalar(self.shots, "shots", Integral, min_val=0) > 0
 
-    def _count(self, X: Texts, groups: Any, domains: Domains) -> int:
+    def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return len(self._read(X, None, groups, domains, by_class=False).sizes)
 
     def _draw(self, cells: _Cells) -> Iterator[Split]:
         if not cells.domain.any():
-            raise ValueError(
-                f"All rows are of one domain ({cells.domain_names[0]}); holding one out needs at least two."
-            )
+            raise ValueError(f"{cells.domain_names[0]} has all the rows; holding one domain out needs at least two.")
         rng = check_random_state(self.random_state)
         for train, held in LeaveOneGroupOut().split(cells.domain, groups=cells.domain):
             if len(held) <= self.shots:

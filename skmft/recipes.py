@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
-from ._typing import Params
+from ._typing import Batch, Name, Params
 
 __all__ = [
     "DomainAdversarial",
@@ -76,7 +75,7 @@ class Recipe(BaseEstimator):
     description = "fine-tuning"
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
-    _parameter_constraints: dict[str, list[Any]] = {}  # a subclass need not have any
+    _parameter_constraints: dict[str, list] = {}  # a subclass need not have any
 
     def check(self) -> None:
         """Raise a ValueError where a parameter is not valid."""
@@ -114,10 +113,11 @@ class Recipe(BaseEstimator):
         """
         return {}
 
-    def terms(self, model: TextClassifier, output: ModelOutput, batch: Mapping[str, Any]) -> dict[str, Term]:
+    def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
         """Which named terms it minimises: a scalar each, or a pair of a weight and a scalar. By default the label loss.
 
-        A term of weight 0 is recorded in ``history_`` and not minimised.
+        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, whose record is then the mean
+        over the others; not under `distributed`, where processes add up their parts of a batch.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class Recipe(BaseEstimator):
         """
         interpolate(model, start, interpolation)
 
-    def own_tensors(self, model: TextClassifier, rows: Rows) -> Mapping[Any, Mapping[str, torch.Tensor]]:
+    def own_tensors(self, model: TextClassifier, rows: Rows) -> Mapping[Name, Mapping[str, torch.Tensor]]:
         """Which logits answer a row of a domain: tensors that its model has in place of the trained model's, by domain name.
 
         By default none: the trained model answers for all domains, unless stage 3 adapts it to them.
@@ -167,11 +167,14 @@ class MissingRecipe(Recipe):
 
     def refuse(self) -> None:
         """Raise a ValueError that says what training lacks."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
         raise ValueError(
-            f"the model was trained by the recipe {self.name}({given}), which load does not import; before fit or adapt call "
-            f"set_params(recipe={self.name.rpartition('.')[2]}({given}))."
+            f"the model was trained by the recipe {self!r}, which load does not import; before fit or adapt import its class "
+            f"and call set_params(recipe={self!r})."
         )
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        return f"{self.name}({given})"
 
 
 class MetaFineTuning(Recipe):
@@ -210,7 +213,7 @@ class MetaFineTuning(Recipe):
     description = "meta fine-tuning"
     seed_of_heads = "corruption head"
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: dict[str, list] = {
         "corruption_weight": [Interval(Real, 0, None, closed="left"), None],
         "contrastive_weight": [Interval(Real, 0, None, closed="left"), None],
         "corruption_layers": ["array-like"],
@@ -263,7 +266,7 @@ class MetaFineTuning(Recipe):
             )
         return columns
 
-    def terms(self, model: TextClassifier, output: ModelOutput, batch: Mapping[str, Any]) -> dict[str, Term]:
+    def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
         """L_T, L_C and L_S, and how well the corruption head tells the true and the corrupted domain."""
         terms = super().terms(model, output, batch)
         if "corruption" in model.heads:
@@ -335,7 +338,7 @@ class MultiTask(Recipe):
         n_classes = len(rows.classes)
         return {"own_outputs": rows.domains[:, None] * n_classes + np.arange(n_classes)}
 
-    def terms(self, model: TextClassifier, output: ModelOutput, batch: Mapping[str, Any]) -> dict[str, Term]:
+    def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
         """The label loss of every row at its own domain's head."""
         own = output.logits.gather(1, batch["own_outputs"])
         return {"label_loss": label_loss(own, batch["y"], batch["weight"])}
@@ -367,7 +370,7 @@ class DomainAdversarial(Recipe):
 
     seed_of_heads = "domain discriminator"
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: dict[str, list] = {
         "weight": [Interval(Real, 0, None, closed="left")],
         "schedule": [StrOptions({"ramp", "constant"})],
     }
@@ -391,7 +394,7 @@ class DomainAdversarial(Recipe):
         """True domains."""
         return {"domain": rows.domains}
 
-    def terms(self, model: TextClassifier, output: ModelOutput, batch: Mapping[str, Any]) -> dict[str, Term]:
+    def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
         """The label loss, and the discriminator's at the true domain, its gradient reversed on the way into the encoder."""
         terms = super().terms(model, output, batch)
         if "domain" in model.heads:

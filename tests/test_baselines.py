@@ -67,7 +67,7 @@ def plain(tiny):
 def test_mixed_is_plain_fine_tuning_bit_for_bit(quick, plain, data):
     X, y, d = data
     weight = np.linspace(0, 2, len(X))
-    for params in ({}, {"class_weight": "balanced", "pooling": "cls", "random_state": 7}):
+    for params in ({"epochs": 2}, {"epochs": 1, "class_weight": "balanced", "pooling": "cls", "random_state": 7}):
         a = quick(MixedDomainClassifier, **params).fit(X, y, domains=d, sample_weight=weight)
         b = plain(**params).fit(X, y, domains=d, sample_weight=weight)
         assert_array_equal(a.decision_function(X, domains=d), b.decision_function(X))
@@ -81,36 +81,36 @@ def test_mixed_is_plain_fine_tuning_bit_for_bit(quick, plain, data):
 @pytest.mark.parametrize("cls", [SingleDomainClassifier, MultiTaskClassifier, DomainAdversarialClassifier])
 def test_with_one_domain_all_are_mixed(cls, quick, data):
     X, y, _ = data
-    expected = quick(MixedDomainClassifier).fit(X, y).predict_proba(X)
-    clf = quick(cls).fit(X, y, domains="shop")
+    expected = quick(MixedDomainClassifier, epochs=1).fit(X, y).predict_proba(X)
+    clf = quick(cls, epochs=1).fit(X, y, domains="shop")
     assert_array_equal(clf.predict_proba(X, domains="shop"), expected)
     np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-12)  # S: a mean over one model, as logarithms
     with pytest.warns(UserWarning, match=r"domains= was not given, .* as a MixedDomainClassifier does\. Pass domains="):
-        np.testing.assert_allclose(quick(cls).fit(X, y).predict_proba(X), expected, rtol=1e-12)
+        np.testing.assert_allclose(quick(cls, epochs=1).fit(X, y).predict_proba(X), expected, rtol=1e-12)
 
 
-def test_single_is_a_plain_model_a_domain(quick, plain):
+@pytest.mark.parametrize("epochs", [3, pytest.param("auto", marks=pytest.mark.slow)])
+def test_single_is_a_plain_model_a_domain(epochs, quick, plain):
     X, y, d = make_texts(60)
     X, y, d = X[:52], y[:52], np.where(np.arange(52) % 13 == 0, "dvd", d[:52])
-    for epochs in (3, "auto"):
-        clf = quick(SingleDomainClassifier, epochs=epochs).fit(X, y, domains=d)
-        steps = auto_epochs(52, 16, **META_EPOCHS) * math.ceil(52 / 16)  # those that stage 2 takes on all rows
-        for name in ("books", "dvd", "kitchen"):
-            own = np.flatnonzero(d == name)
-            expected = 3 if epochs == 3 else math.ceil(steps / math.ceil(len(own) / 16))
-            texts = [X[i] for i in own]
-            alone = plain(meta_epochs=expected).fit(texts, y[own], domains=name)
-            assert_array_equal(clf.predict_proba(X, domains=name), alone.predict_proba(X))
-            history = [h for h in clf.history_ if h["domain"] == name]
-            assert [h["label_loss"] for h in history] == [h["label_loss"] for h in alone.history_]
-            assert {h["epochs"] for h in history} == {expected} and len(history) == expected
-            taken = expected * math.ceil(len(own) / 16)
-            assert epochs == 3 or steps <= taken < steps + math.ceil(len(own) / 16)
+    clf = quick(SingleDomainClassifier, epochs=epochs).fit(X, y, domains=d)
+    steps = auto_epochs(52, 16, **META_EPOCHS) * math.ceil(52 / 16)  # those that stage 2 takes on all rows
+    for name in ("books", "dvd", "kitchen"):
+        own = np.flatnonzero(d == name)
+        expected = 3 if epochs == 3 else math.ceil(steps / math.ceil(len(own) / 16))
+        texts = [X[i] for i in own]
+        alone = plain(meta_epochs=expected).fit(texts, y[own], domains=name)
+        assert_array_equal(clf.predict_proba(X, domains=name), alone.predict_proba(X))
+        history = [h for h in clf.history_ if h["domain"] == name]
+        assert [h["label_loss"] for h in history] == [h["label_loss"] for h in alone.history_]
+        assert {h["epochs"] for h in history} == {expected} and len(history) == expected
+        taken = expected * math.ceil(len(own) / 16)
+        assert epochs == 3 or steps <= taken < steps + math.ceil(len(own) / 16)
 
 
 def test_single_answers_unknown_domains_by_the_mean_of_probabilities(quick, data):
     X, y, d = data
-    clf = quick(SingleDomainClassifier).fit(X, y, domains=d)
+    clf = quick(SingleDomainClassifier, epochs=2).fit(X, y, domains=d)
     each = [clf.predict_proba(X, domains=name) for name in clf.domains_]
     mean = np.mean(each, axis=0)
     for domains in (None, "toys", [None] * len(X)):
@@ -121,14 +121,14 @@ def test_single_answers_unknown_domains_by_the_mean_of_probabilities(quick, data
         clf.predict_proba(X, domains=mixed)[::3], clf.predict_proba(X, domains=d)[::3], atol=1e-5
     )
     frame = pd.DataFrame({"text": X, "domain": mixed})
-    by_column = quick(SingleDomainClassifier, domain_column="domain").fit(frame.assign(domain=d), y)
+    by_column = quick(SingleDomainClassifier, epochs=2, domain_column="domain").fit(frame.assign(domain=d), y)
     assert_array_equal(by_column.predict_proba(frame), clf.predict_proba(X, domains=mixed))
 
 
 def test_multi_task_answers_unknown_domains_by_the_mean_of_logits(quick, data):
     X, _, d = data
     y = np.array([0, 1, 2] * 16)
-    clf = quick(MultiTaskClassifier).fit(X, y, domains=d)
+    clf = quick(MultiTaskClassifier, epochs=2).fit(X, y, domains=d)
     each = [clf.decision_function(X, domains=name) for name in clf.domains_]
     assert np.abs(each[0] - each[1]).max() > 1e-3
     np.testing.assert_allclose(clf.decision_function(X), np.mean(each, axis=0), atol=1e-5)
@@ -153,7 +153,7 @@ def test_multi_task_heads_learn_from_their_own_domain_alone():
 
 def test_multi_task_shares_its_encoder(quick, data):
     X, y, d = data
-    clf = quick(MultiTaskClassifier).fit(X, y, domains=d)
+    clf = quick(MultiTaskClassifier, epochs=2).fit(X, y, domains=d)
     assert {k: sorted(v) for k, v in clf.adapted_weights_.items()} == {
         k: ["label_head.bias", "label_head.weight"] for k in ("books", "kitchen")
     }
@@ -231,8 +231,8 @@ def test_reversal_is_the_identity_forward():
 
 def test_adversarial_without_weight_is_mixed(quick, data):
     X, y, d = data
-    expected = quick(MixedDomainClassifier).fit(X, y, domains=d)
-    clf = quick(DomainAdversarialClassifier, adversarial_weight=0).fit(X, y, domains=d)
+    expected = quick(MixedDomainClassifier, epochs=2).fit(X, y, domains=d)
+    clf = quick(DomainAdversarialClassifier, adversarial_weight=0, epochs=2).fit(X, y, domains=d)
     assert_array_equal(clf.predict_proba(X), expected.predict_proba(X))
     assert "domain_loss" not in clf.history_[0]
     clf.set_params(adversarial_weight=0.5).fit(X, y, domains=d)
@@ -283,7 +283,7 @@ def test_without_domains_all_are_unknown(quick, data):
     for cls in ALL:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            clf = quick(cls).fit(X, y)
+            clf = quick(cls, epochs=1).fit(X, y)
         for domains in ([1, 2], ["books", "toys"]):
             assert_array_equal(clf.predict(X[:2], domains=domains), clf.predict(X[:2]))
 
@@ -291,7 +291,7 @@ def test_without_domains_all_are_unknown(quick, data):
 def test_unknown_domains_can_be_refused(quick, data):
     X, y, d = data
     for cls in ALL:
-        clf = quick(cls, unknown_domain="error").fit(X, y, domains=d)
+        clf = quick(cls, unknown_domain="error", epochs=1).fit(X, y, domains=d)
         clf.predict(X, domains=d)
         with pytest.raises(ValueError, match=r"'toys', which is none of the known .*; set unknown_domain='ignore'"):
             clf.predict(X[:2], domains=["books", "toys"])
@@ -370,7 +370,7 @@ def test_a_domain_that_nothing_trains_is_refused(quick, data):
 def test_they_learn(cls, quick, data):
     X, y, d = data
     X_test, y_test, d_test = make_texts(40, seed=1)
-    clf = quick(cls, epochs=6).fit(X, y, domains=d)
+    clf = quick(cls).fit(X, y, domains=d)
     assert clf.score(X_test, y_test, domains=d_test) > 0.9
 
 
@@ -431,24 +431,28 @@ def test_grid_search(cls, routing, quick, data):
     X, y, d = data
     frame = pd.DataFrame({"text": X, "domain": d})
     grid = {"learning_rate": [1e-12, 3e-3]}
-    by_column = GridSearchCV(quick(cls, domain_column="domain", epochs=6), grid, cv=2, error_score="raise").fit(
-        frame, y
-    )
+    by_column = GridSearchCV(quick(cls, domain_column="domain"), grid, cv=2, error_score="raise").fit(frame, y)
     assert by_column.best_params_ == {"learning_rate": 3e-3}
     with sklearn.config_context(enable_metadata_routing=routing):
-        search = GridSearchCV(quick(cls, epochs=6), grid, cv=2, error_score="raise").fit(X, y, domains=d)
+        search = GridSearchCV(quick(cls), grid, cv=2, error_score="raise").fit(X, y, domains=d)
         assert_array_equal(search.best_estimator_.predict(X, domains=d), by_column.predict(frame))
         if routing:
             assert_array_equal(search.cv_results_["mean_test_score"], by_column.cv_results_["mean_test_score"])
             pipe = Pipeline([("same", FunctionTransformer()), ("clf", quick(cls))]).fit(X, y, domains=d)
-            assert_array_equal(
-                pipe.predict_proba(X, domains=d), quick(cls).fit(X, y, domains=d).predict_proba(X, domains=d)
-            )
+            expected = search.best_estimator_.predict_proba(X, domains=d)
+            assert_array_equal(pipe.predict_proba(X, domains=d), expected)
 
 
 PER_DOMAIN = ("check_domains_come_back_as_given", "check_domains_choose_the_model")
-CASES = [  # one class in the fast suite: all have the same fit and the same predictions, which test_base.py tests too
-    pytest.param(cls, check, id=f"{cls.__name__}-{check.__name__}", marks=[] if cls is MultiTaskClassifier else SLOW)
+BRIEF = (
+    "check_init_only_stores",
+    "check_clone_and_set_params",
+    "check_not_fitted",
+    "check_outputs_agree",
+    PER_DOMAIN[1],
+)
+CASES = [  # fit and predictions are one for all classifiers: test_common.py has all checks on one of them
+    pytest.param(cls, check, id=f"{cls.__name__}-{check.__name__}", marks=[] if check.__name__ in BRIEF else SLOW)
     for cls in ALL
     for check in text_checks.CHECKS
     if check is not text_checks.check_transform

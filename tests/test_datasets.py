@@ -14,43 +14,21 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
-from skmft.inputs import read_texts
 
-from skmft.datasets import (
-    _amazon_reviews,
-    _cache,
-    _fdu_mtl,
-    _hypernym_pairs,
-    _mnli_genres,
-    _rated_snippets,
-    fetch_amazon_reviews,
-    fetch_fdu_mtl,
-    fetch_hypernym_pairs,
-    fetch_mnli_genres,
-    fetch_rated_snippets,
-    make_multi_domain_texts,
-)
+from skmft import datasets
+from skmft.datasets._files import SOURCES
 
 FETCH = {
-    "amazon": fetch_amazon_reviews,
-    "rated_snippets": fetch_rated_snippets,
-    "mnli_genres": fetch_mnli_genres,
-    "taxonomy": fetch_hypernym_pairs,
-    "fdu_mtl": fetch_fdu_mtl,
+    "amazon": datasets.fetch_amazon_reviews,
+    "fdu_mtl": datasets.fetch_fdu_mtl,
+    "mnli_genres": datasets.fetch_mnli_genres,
+    "rated_snippets": datasets.fetch_rated_snippets,
 }
-MODULE = {
-    "amazon": _amazon_reviews,
-    "rated_snippets": _rated_snippets,
-    "mnli_genres": _mnli_genres,
-    "taxonomy": _hypernym_pairs,
-    "fdu_mtl": _fdu_mtl,
-}
-GENRES = _mnli_genres._MATCHED
-LABELS = _mnli_genres._LABELS
+GENRES = ["fiction", "government", "slate", "telephone", "travel"]
+LABELS = ["contradiction", "entailment", "neutral"]
 HOME = os.environ.get("SKMFT_DATA_HOME")
 
 
@@ -59,156 +37,125 @@ def real(folder, name):
     return pytest.mark.skipif(not there, reason=f"needs SKMFT_DATA_HOME with {folder}/{name}")
 
 
-# small files in the layout of each source
+def know(monkeypatch, folder, path=None, url=None):
+    """Have the data set come from `url`, with the sha256 of the file at `path`."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    changes = {"sha256": digest} | ({"url": url} if url else {})
+    monkeypatch.setitem(SOURCES, folder, SOURCES[folder]._replace(**changes))
 
 
-def write_tar(path, files):
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w:gz") as tar:
+def refused(folder, path, match, **asked):
+    """The loader says what is wrong with the file, and names it."""
+    with pytest.raises(ValueError, match=match) as info:
+        FETCH[folder](data_home=path.parents[1], **asked)
+    assert str(path) in str(info.value)
+
+
+def files_below(folder):
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def make_tar(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return path
+    return buffer.getvalue()
 
 
-def write_zip(path, files):
-    path.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def make_zip(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return path
-
-
-def write_gz(path, content):
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(gzip.compress(content))
-    return path
+    return buffer.getvalue()
 
 
 def amazon_files():
-    """1,000 reviews a file; each begins with a byte that is not UTF-8, and an entity."""
+    """1,000 reviews per file; each begins with a byte that is not UTF-8, and has an entity."""
     review = "<review>\n<title>\nCaf\xe9 {0}\n</title>\n<rating>\n1.0\n</rating>\n"
     review += "<review_text>\nQ&amp;A {0} {1}\n</review_text>\n</review>\n"
-    return {
-        f"sorted_data_acl/{folder}/{label}.review": "".join(
-            review.format(i, folder + label) for i in range(1000)
-        ).encode("latin-1")
-        for folder in _amazon_reviews._FOLDERS.values()
-        for label in ("negative", "positive")
-    }
+    files = [(f, c) for f in ("books", "dvd", "electronics", "kitchen_&_housewares") for c in ("negative", "positive")]
+    whole = {(f, c): "".join(review.format(i, f + c) for i in range(1000)) for f, c in files}
+    return {f"sorted_data_acl/{f}/{c}.review": whole[f, c].encode("latin-1") for f, c in files}
 
 
-def write_amazon(home, files=None):
-    return write_tar(home / "amazon" / "domain_sentiment_data.tar.gz", amazon_files() if files is None else files)
+def write_amazon(home, monkeypatch=None, files=None):
+    return write(home / "amazon/domain_sentiment_data.tar.gz", make_tar(files or amazon_files()))
 
 
-SNIPPETS = {
-    "amazonReviewSnippets": "amazon",
-    "movieReviewSnippets": "movies",
-    "nytEditorialSnippets": "nyt",
-    "tweets": "tweets",
-}
-
-
-def write_snippets(home, monkeypatch, without=None):
-    """Six rows a domain, of which the last is rated neutral; the known sizes and sha256 are set to this file's."""
+def write_snippets(home, monkeypatch):
+    """Six rows per domain, of which the last is rated neutral; its sha256 becomes the known one."""
     ratings = [-3, -1.5, 0.6, 2, 0.51, 0.5]
-    rows = {n: "".join(f"{i // 2}_{i}\t{r}\tCaf\xe9 &amp; {n} {i}\n" for i, r in enumerate(ratings)) for n in SNIPPETS}
-    inner = {f"hutto_ICWSM_2014/{n}_GroundTruth.txt": r.encode() for n, r in rows.items() if n != without}
-    tar = write_tar(home / "inner.tar.gz", inner)
-    path = home / "rated_snippets" / "vaderSentiment-0.5.zip"
-    write_zip(path, {_rated_snippets._INNER: tar.read_bytes()})
-    monkeypatch.setattr(_rated_snippets, "_FILES", {d: (n, 6) for n, d in SNIPPETS.items()})
-    monkeypatch.setattr(_rated_snippets, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    files = {}
+    for name in ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets"):
+        lines = [f"{i // 2}_{i}\t{rating}\tCaf\xe9 &amp; {name} {i}\n" for i, rating in enumerate(ratings)]
+        files[f"hutto_ICWSM_2014/{name}_GroundTruth.txt"] = "".join(lines).encode()
+    inner = {"vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz": make_tar(files)}
+    path = write(home / "rated_snippets/vaderSentiment-0.5.zip", make_zip(inner))
+    know(monkeypatch, "rated_snippets", path)
     return path
 
 
-def mnli_rows(a_cell=2):
+def mnli_rows(per_cell=2):
     return [
-        {"genre": g, "premise": f"Caf\xe9 {g} {i}\u2028.", "hypothesis": f"{y} {i}", "label": y}
-        for i in range(a_cell)
-        for g in GENRES
-        for y in LABELS
+        {"genre": genre, "premise": f"Caf\xe9 {genre} {i}\u2028.", "hypothesis": f"{label} {i}", "label": label}
+        for i in range(per_cell)
+        for genre in GENRES
+        for label in LABELS
     ]
 
 
-def write_mnli(home, rows=None, subset="train", encoding="utf-8"):
-    lines = [json.dumps(row, ensure_ascii=False) for row in (mnli_rows() if rows is None else rows)]
-    return write_gz(home / "mnli_genres" / f"{subset}.jsonl.gz", ("\n".join(lines) + "\n").encode(encoding))
+def write_mnli(home, monkeypatch=None, rows=None, subset="train", encoding="utf-8"):
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in (rows or mnli_rows())]
+    return write(home / f"mnli_genres/{subset}.jsonl.gz", gzip.compress("".join(lines).encode(encoding)))
 
 
-def write_mnli_zip(home, monkeypatch, rows=None):
-    """The public archive's layout; rows without a majority label in between."""
-    rows = mnli_rows() if rows is None else rows
+def write_mnli_zip(home, monkeypatch, rows):
+    """The public archive's layout, with a row that has no majority label; its sha256 becomes the known one."""
     keys = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
     public = [{keys.get(k, k): v for k, v in row.items()} | {"pairID": str(i)} for i, row in enumerate(rows)]
     public.insert(3, {**public[0], "gold_label": "-"})
-    files = {
-        f"multinli_1.0/multinli_1.0_{s}.jsonl": "".join(json.dumps(r) + "\n" for r in public)
-        for s in ("train", "dev_matched")
-    }
-    path = write_zip(home / "mnli_genres" / "multinli_1.0.zip", {"__MACOSX/._x": b"", **files})
-    of_label = Counter(row["label"] for row in rows)
-    counts = tuple(of_label[y] for y in LABELS)
-    monkeypatch.setattr(_mnli_genres, "_COUNTS", {"train": counts, "dev_matched": counts})
-    monkeypatch.setattr(_mnli_genres, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    files = {"__MACOSX/._x": b"", "multinli_1.0/multinli_1.0_dev_matched.jsonl": "\n".join(map(json.dumps, public))}
+    path = write(home / "mnli_genres/multinli_1.0.zip", make_zip(files))
+    know(monkeypatch, "mnli_genres", path)
     return path
 
 
-def tree_rows():
-    """Domains as trees: a root, 6 branches, 12 leaves of each; "Shared leaf" is in all three."""
-    rows = []
-    for domain in ("animal", "plant", "vehicle"):
-        for b in range(6):
-            rows.append((domain, f"{domain} b{b}", domain, 1))
-            for name in [f"{domain} b{b}l{i}" for i in range(12)] + ["shared leaf"] * (b == 0):
-                rows += [(domain, name, f"{domain} b{b}", 1), (domain, name, domain, 2)]
-    return rows
-
-
-def write_table(home, monkeypatch, rows=None, header="domain\thyponym\thypernym\tdistance", encoding="utf-8"):
-    rows = tree_rows() if rows is None else rows
-    text = "\n".join([header, *("\t".join(map(str, row)) for row in rows)]) + "\n"
-    counts = dict(Counter(row[0] for row in rows))
-    monkeypatch.setattr(_hypernym_pairs, "_COUNTS", counts)
-    return write_gz(home / "taxonomy" / "oewn_hypernym_pairs.tsv.gz", text.encode(encoding))
-
-
-def fdu_lines(number, labelled=True):
-    return b"".join(b"%d\ttext , %d .\n" % (i % 2, i) if labelled else b"Text %d.\n" % i for i in range(number))
+FDU_TRAIN = {"apparel": 1600, "baby": 1500, "books": 1600, "camera_photo": 1597, "dvd": 1600, "electronics": 1598}
+FDU_TRAIN |= {"health_personal_care": 1600, "imdb": 1600, "kitchen_housewares": 1600, "magazines": 1570, "music": 1600}
+FDU_TRAIN |= {"software": 1515, "sports_outdoors": 1600, "video": 1600, "MR": 1600, "toys_games": 1600}
 
 
 def fdu_files(domains=("MR", "toys_games"), folder=""):
     files = {}
     for domain in domains:
-        files[f"{folder}{domain}.task.train"] = fdu_lines(_fdu_mtl._TRAIN[domain])
-        files[f"{folder}{domain}.task.test"] = fdu_lines(400)
-        files[f"{folder}{domain}.task.unlabel"] = fdu_lines(475 if domain == "software" else 2000, labelled=False)
+        for part, number in (("train", FDU_TRAIN[domain]), ("test", 400)):
+            lines = [b"%d\ttext , %d .\n" % (i % 2, i) for i in range(number)]
+            files[f"{folder}{domain}.task.{part}"] = b"".join(lines)
+        lines = [b"Text %d.\n" % i for i in range(475 if domain == "software" else 2000)]
+        files[f"{folder}{domain}.task.unlabel"] = b"".join(lines)
     return files
 
 
-def write_fdu(home, files=None, name="fdu-mtl-sample.tar.gz"):
-    return write_tar(home / "fdu_mtl" / name, fdu_files() if files is None else files)
+def write_fdu(home, monkeypatch=None, files=None, name="fdu-mtl-sample.tar.gz"):
+    return write(home / "fdu_mtl" / name, make_tar(files or fdu_files()))
 
 
-def write(folder, home, monkeypatch):
-    """The data set in `folder`, whole and small."""
-    return {
-        "amazon": lambda: write_amazon(home),
-        "rated_snippets": lambda: write_snippets(home, monkeypatch),
-        "mnli_genres": lambda: write_mnli(home),
-        "taxonomy": lambda: write_table(home, monkeypatch),
-        "fdu_mtl": lambda: write_fdu(home),
-    }[folder]()
-
-
-# what all of them promise
+WRITE = {"amazon": write_amazon, "fdu_mtl": write_fdu, "mnli_genres": write_mnli, "rated_snippets": write_snippets}
 
 
 @pytest.mark.parametrize("folder", FETCH)
 def test_forms_agree(folder, tmp_path, monkeypatch):
-    path = write(folder, tmp_path, monkeypatch)
+    path = WRITE[folder](tmp_path, monkeypatch)
     before = path.read_bytes()
     fetch = FETCH[folder]
     data = fetch(data_home=tmp_path)
@@ -226,274 +173,169 @@ def test_forms_agree(folder, tmp_path, monkeypatch):
     for name in framed.frame.columns[n_texts:]:
         np.testing.assert_array_equal(framed[name].to_numpy(), framed.frame[name].to_numpy())
         np.testing.assert_array_equal(framed[name].to_numpy(dtype=object), data[name].astype(object))
-    Xf, yf, df = fetch(data_home=tmp_path, as_frame=True, return_X_y_domains=True)
-    pd.testing.assert_series_equal(yf, framed.target)
-    pd.testing.assert_series_equal(df, framed.domains)
-    assert read_texts(Xf)[0] == read_texts(X)[0]  # the classifier takes both, and reads the same
+    parts = fetch(data_home=tmp_path, as_frame=True, return_X_y_domains=True)
+    for part, name in zip(parts, ("data", "target", "domains")):
+        assert part.equals(framed[name])
     one = data.domain_names[-1]
-    some = fetch(data_home=tmp_path, domains=[one])
-    np.testing.assert_array_equal(some.data, X[d == one])
-    assert path.read_bytes() == before
-    assert [p for p in tmp_path.rglob("*") if ".part" in p.name] == []
+    np.testing.assert_array_equal(fetch(data_home=tmp_path, domains=[one]).data, X[d == one])
+    assert path.read_bytes() == before and files_below(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("folder", FETCH)
 def test_bad_arguments(folder, tmp_path):
-    fetch = FETCH[folder]
     for domains in (["nowhere"], "animal", [], 5):
         with pytest.raises(ValueError, match=r"domains=.*; expected a list of names among \["):
-            fetch(domains=domains, data_home=tmp_path)
+            FETCH[folder](domains=domains, data_home=tmp_path)
     with pytest.raises(ValueError, match=r"subset='half'; expected '"):
-        fetch(subset="half", data_home=tmp_path)
+        FETCH[folder](subset="half", data_home=tmp_path)
 
 
 @pytest.mark.parametrize("folder", FETCH)
 def test_missing_says_where_to_get_it_and_where_to_put_it(folder, tmp_path):
-    source = "Python package index" if folder == "rated_snippets" else MODULE[folder]._URL
     with pytest.raises(FileNotFoundError) as info:
         FETCH[folder](data_home=tmp_path, download_if_missing=False)
-    for part in (source, str(tmp_path / folder), "SKMFT_DATA_HOME", "download_if_missing=False"):
+    for part in (SOURCES[folder].url, str(tmp_path / folder), "SKMFT_DATA_HOME", "download_if_missing=False"):
         assert part in str(info.value)
     assert list(tmp_path.iterdir()) == []
+    home = write(tmp_path / "file", b"")  # no folder: nothing can be put there
+    with pytest.raises(FileNotFoundError, match=r"no download \(.*data_home= or"):
+        FETCH[folder](data_home=home)
 
 
 @pytest.mark.parametrize("folder", FETCH)
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
-def test_cut_files_are_refused(folder, keep, tmp_path, monkeypatch):
-    path = write(folder, tmp_path, monkeypatch)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(ValueError, match=r"cannot be read|has sha256|lacks rows|has the columns") as info:
-        FETCH[folder](data_home=tmp_path)
-    assert str(path) in str(info.value)
-
-
-@pytest.mark.parametrize("folder", ["amazon", "fdu_mtl"])
-def test_archives_without_a_known_sha256_are_read_to_their_checksum(folder, tmp_path, monkeypatch):
-    path = write(folder, tmp_path, monkeypatch)
+@pytest.mark.parametrize("damage", [0.0, 0.3, 0.9, "checksum"])
+def test_damaged_files_are_refused(folder, damage, tmp_path, monkeypatch):
+    path = WRITE[folder](tmp_path, monkeypatch)
     content = bytearray(path.read_bytes())
-    content[-6] ^= 1  # of gzip's checksum: what tar needs is all there
+    if damage == "checksum":
+        content[-6] ^= 1  # of gzip; what tar needs is all there
+    else:
+        del content[int(damage * len(content)) :]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be read .*CRC.*delete it and get it again"):
-        FETCH[folder](data_home=tmp_path)
+    refused(folder, path, r"(cannot be used|has sha256).*delete it and get it again")
 
 
 def test_homes_are_searched_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("SKMFT_DATA_HOME", str(tmp_path / "given"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for home, rows in (("given", 2), ("cache/skmft", 3)):
-        (tmp_path / home).mkdir(parents=True)
-        write_mnli(tmp_path / home, mnli_rows(rows))
-    assert len(fetch_mnli_genres().data) == 30
+    write_mnli(tmp_path / "given", rows=mnli_rows(2))
+    write_mnli(tmp_path / "cache" / "skmft", rows=mnli_rows(3))
+    assert len(datasets.fetch_mnli_genres().data) == 30
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SKMFT_DATA_HOME", "~/given")  # as from a file of variables, which no shell expands
-    assert len(fetch_mnli_genres().data) == 30
+    assert len(datasets.fetch_mnli_genres().data) == 30
     monkeypatch.delenv("SKMFT_DATA_HOME")
-    assert len(fetch_mnli_genres().data) == 45
-
-
-# downloads
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    content = b""
-
-    def do_GET(self):
-        if self.path == "/gone":
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content) + (100 if self.path.startswith("/cut") else 0)))
-        self.end_headers()
-        self.wfile.write(self.content)
-
-    def log_message(self, *args):
-        pass
+    assert len(datasets.fetch_mnli_genres().data) == 45
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    """A server on this machine: `answers` has (status, headers, body) by path, and lists of them for one request each."""
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers[self.path]
+            status, headers, body = answer.pop(0) if isinstance(answer, list) else answer
+            self.send_response(status)
+            for name, value in ({"Content-Length": len(body)} | headers).items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between pooch's tries
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
+        running.answers, running.url = answers, f"http://127.0.0.1:{running.server_port}"
+        yield running
         running.shutdown()
         thread.join()
 
 
-def files_below(folder):
-    return [p.name for p in folder.rglob("*") if p.is_file()]
-
-
-def test_download_then_offline(server, tmp_path, monkeypatch):
-    Handler.content = write_amazon(tmp_path).read_bytes()
-    home = tmp_path / "home"
-    monkeypatch.setattr(_amazon_reviews, "_URL", f"{server}/domain_sentiment_data.tar.gz")
-    data = fetch_amazon_reviews(data_home=home)
-    assert files_below(home) == ["domain_sentiment_data.tar.gz"]
-    monkeypatch.setattr(_cache, "download", None)  # is not called again
-    np.testing.assert_array_equal(fetch_amazon_reviews(data_home=home).data, data.data)
-
-
-@pytest.mark.parametrize("page, reason", [("/gone", "404"), ("/cut.zip", r"broke off after 5 of 105 bytes")])
-def test_a_failed_download_leaves_nothing(page, reason, server, tmp_path, monkeypatch):
-    Handler.content = b"12345"
-    monkeypatch.setattr(_mnli_genres, "_URL", server + page)
-    with pytest.raises(FileNotFoundError, match=rf"fetching it failed: .*{reason}.* put it in"):
-        fetch_mnli_genres(data_home=tmp_path)
-    assert files_below(tmp_path) == []
-
-
-def test_a_download_of_another_content_leaves_nothing(server, tmp_path, monkeypatch):
-    Handler.content = b"another"
-    monkeypatch.setattr(_hypernym_pairs, "_URL", f"{server}/x.zip")
-    with pytest.raises(ValueError, match=r"x.zip has sha256 [0-9a-f]{64}, expected 7d749f6e.*; nothing was kept"):
-        fetch_hypernym_pairs(data_home=tmp_path)
-    assert files_below(tmp_path) == []
-
-
 @pytest.mark.parametrize("folder", ["amazon", "fdu_mtl"])
-def test_a_page_in_place_of_an_archive_is_not_kept(folder, server, tmp_path, monkeypatch):
-    Handler.content = b"<html>please log in</html>"
-    monkeypatch.setattr(MODULE[folder], "_URL", f"{server}/x.tar.gz")
-    with pytest.raises(ValueError, match=r"x.tar.gz gave no gzipped tar archive .*; nothing was kept"):
+def test_download_then_offline(folder, server, tmp_path, monkeypatch):
+    """The second try succeeds, and keeps the archive packed although the server calls gzip an encoding."""
+    name = SOURCES[folder].file
+    files = amazon_files() if folder == "amazon" else fdu_files(FDU_TRAIN, "mtl/")
+    path = write(tmp_path / name, make_tar(files))
+    server.answers[f"/{name}"] = [(503, {}, b""), (200, {"Content-Encoding": "x-gzip"}, path.read_bytes())]
+    know(monkeypatch, folder, path if folder == "amazon" else None, f"{server.url}/{name}")
+    home = tmp_path / "home"
+    data = FETCH[folder](data_home=home)
+    assert files_below(home) == [name] and (home / folder / name).read_bytes() == path.read_bytes()
+    assert server.answers[f"/{name}"] == []
+    again = FETCH[folder](data_home=home)  # asks for nothing more
+    np.testing.assert_array_equal(again.data, data.data)
+    assert len(data.domain_names) == (4 if folder == "amazon" else 16) and "sample" not in data.DESCR
+
+
+PAGE = b"<html>please log in</html>"
+FAILURES = {
+    "not there": ("mnli_genres", (404, {}, b""), FileNotFoundError, r"no download \(.*404.*put it in"),
+    "cut": ("mnli_genres", (200, {"Content-Length": 105}, b"12345"), FileNotFoundError, r"no download \(.*put it in"),
+    "other content": ("mnli_genres", (200, {}, b"other"), ValueError, r"expected 049f507b.*Nothing was kept\.$"),
+    "page, with a hash": ("amazon", (200, {}, PAGE), ValueError, r"expected e65d4dae.*can be put in .*amazon by hand"),
+    "page": ("fdu_mtl", (200, {}, PAGE), ValueError, r"not a gzipped tar archive.*Nothing was kept.*fdu_mtl by hand"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_download_leaves_nothing(failure, server, tmp_path, monkeypatch):
+    folder, answer, error, match = FAILURES[failure]
+    server.answers["/file"] = answer
+    monkeypatch.setitem(SOURCES, folder, SOURCES[folder]._replace(url=f"{server.url}/file"))
+    with pytest.raises(error, match=match) as info:
         FETCH[folder](data_home=tmp_path)
+    assert f"{server.url}/file" in str(info.value)
     assert files_below(tmp_path) == []
-
-
-def test_an_interrupted_download_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
-    class Interrupted(io.BytesIO):
-        headers = {}
-
-        def read(self, size=-1):
-            if self.tell():
-                raise KeyboardInterrupt
-            return super().read(3)
-
-    (tmp_path / "x").write_text("old")
-    monkeypatch.setattr(_cache.urllib.request, "urlopen", lambda url, timeout: Interrupted(b"abcdef"))
-    with pytest.raises(KeyboardInterrupt):
-        _cache.download("http://nowhere/x", tmp_path / "x", None)
-    assert files_below(tmp_path) == ["x"] and (tmp_path / "x").read_text() == "old"
-
-
-def test_file_urls(tmp_path, monkeypatch):
-    files = fdu_files(_fdu_mtl._TRAIN, "mtl-dataset/")
-    path = write_fdu(tmp_path, files, "fudan-mtl-dataset.tar.gz")
-    monkeypatch.setattr(_fdu_mtl, "_URL", path.as_uri())
-    data = fetch_fdu_mtl(data_home=tmp_path / "home", subset="test")
-    assert len(data.domain_names) == 16 and len(data.data) == 6400 and "sample" not in data.DESCR
-    monkeypatch.setattr(_fdu_mtl, "_URL", (tmp_path / "not there.tar.gz").as_uri())
-    with pytest.raises(FileNotFoundError, match="fetching it failed"):
-        fetch_fdu_mtl(data_home=tmp_path / "other")
-
-
-# Amazon reviews
 
 
 def test_amazon_text_is_decoded(tmp_path):
     write_amazon(tmp_path)
-    data = fetch_amazon_reviews(data_home=tmp_path)
+    data = datasets.fetch_amazon_reviews(data_home=tmp_path)
     assert data.data[0] == "Caf\xe9 0\nQ&A 0 booksnegative"
-    assert Counter(zip(data.domains, data.target)) == {
-        (d, y): 1000 for d in data.domain_names for y in data.target_names
-    }
+    cells = {(domain, label): 1000 for domain in data.domain_names for label in data.target_names}
+    assert len(cells) == 8 and Counter(zip(data.domains, data.target)) == cells
 
 
 def test_damaged_amazon_archives(tmp_path):
     name = "sorted_data_acl/books/negative.review"
     files = amazon_files()
-    write_amazon(tmp_path, {**files, name: files[name][: files[name].rindex(b"<review>")]})
-    with pytest.raises(
-        ValueError, match=r"books/negative.review has 999 reviews, of which 999 .*, expected 1000 of both"
-    ):
-        fetch_amazon_reviews(data_home=tmp_path)
-    write_amazon(tmp_path, {**files, name: files[name].decode("latin-1").encode("utf-16")})
-    with pytest.raises(ValueError, match=r"books/negative.review has 0 reviews"):
-        fetch_amazon_reviews(data_home=tmp_path)
     first, second, rest = files[name].split(b"</review>\n", 2)
     halves = first[: first.index(b"<rating>")] + b"</review>\n<review>\n" + first[first.index(b"<rating>") :]
-    one_more = b"</review>\n".join([halves, second, second, rest])  # a title apart from its body, and 1,000 of each
-    write_amazon(tmp_path, {**files, name: one_more})
-    with pytest.raises(ValueError, match=r"books/negative.review has 1002 reviews, of which 1000 have"):
-        fetch_amazon_reviews(data_home=tmp_path)
-    write_amazon(tmp_path, {n: c for n, c in files.items() if "/dvd/" not in n})
-    with pytest.raises(ValueError, match=r"tar.gz cannot be read .*dvd/negative.review"):
-        fetch_amazon_reviews(data_home=tmp_path)
-    assert set(fetch_amazon_reviews(data_home=tmp_path, domains=["books"]).domains) == {"books"}
+    changed = {
+        r"negative.review has 999 reviews, 999 of them with .*, expected 1000 of both": second + b"</review>\n" + rest,
+        r"negative.review has 0 reviews": files[name].decode("latin-1").encode("utf-16"),
+        r"has 1002 reviews, 1000 of them": b"</review>\n".join([halves, second, second, rest]),  # a title, then a body
+    }
+    for match, content in changed.items():
+        refused("amazon", write_amazon(tmp_path, files={**files, name: content}), match)
+    path = write_amazon(tmp_path, files={n: c for n, c in files.items() if "/dvd/" not in n})
+    refused("amazon", path, r"dvd/negative.review")
+    assert set(datasets.fetch_amazon_reviews(data_home=tmp_path, domains=["books"]).domains) == {"books"}
 
 
 @real("amazon", "domain_sentiment_data.tar.gz")
 def test_real_amazon_reviews():
-    data = fetch_amazon_reviews()
-    cells, counts = np.unique([f"{d} {y}" for d, y in zip(data.domains, data.target)], return_counts=True)
-    assert len(cells) == 8 and set(counts) == {1000}
-    assert all(t.strip() and "<review_text>" not in t for t in data.data)
-    assert len(set(data.data)) == 7854  # the others repeat one
-
-
-# rated snippets
-
-
-def snippets():
-    try:
-        return fetch_rated_snippets()
-    except FileNotFoundError as error:
-        pytest.skip(f"needs the rated snippets: {error}")
-
-
-def test_real_rated_snippets():
-    data = snippets()
-    assert data.domain_names == ["amazon", "movies", "nyt", "tweets"]
-    assert set(data.target) == {"negative", "positive"}
-    assert len(data.data) == len(data.target) == len(data.domains) == len(data.groups) == len(data.ratings)
-    assert (np.abs(data.ratings) > 0.5).all()
-    np.testing.assert_array_equal(data.target == "positive", data.ratings > 0)
-    assert all(isinstance(t, str) and t == t.strip() for t in data.data)
-    assert all(g.startswith(f"{d} ") for g, d in zip(data.groups, data.domains))
+    data = datasets.fetch_amazon_reviews()
+    assert len(data.data) == 8000 and len(set(data.data)) == 7854  # the others are repeats
+    assert all(text.strip() and "<review_text>" not in text for text in data.data)
 
 
 def test_snippets_by_hand(tmp_path, monkeypatch):
-    write_snippets(tmp_path, monkeypatch)
-    data = fetch_rated_snippets(data_home=tmp_path, domains=["nyt"])
-    assert data.data.tolist() == [
-        f"Caf\xe9 & nytEditorialSnippets {i}" for i in range(5)
-    ]  # the neutral one is left out
+    path = write_snippets(tmp_path, monkeypatch)
+    data = datasets.fetch_rated_snippets(data_home=tmp_path, domains=["nyt"])  # without the neutral one
+    assert data.data.tolist() == [f"Caf\xe9 & nytEditorialSnippets {i}" for i in range(5)]
     assert data.target.tolist() == ["negative"] * 2 + ["positive"] * 3
     assert data.groups.tolist() == ["nyt 0", "nyt 0", "nyt 1", "nyt 1", "nyt 2"]
-    assert data.ratings.tolist() == [-3, -1.5, 0.6, 2, 0.51]
-
-
-def test_damaged_snippets(tmp_path, monkeypatch):
-    path = write_snippets(tmp_path, monkeypatch, without="tweets")
-    with pytest.raises(ValueError, match=r"zip cannot be read .*tweets_GroundTruth"):
-        fetch_rated_snippets(data_home=tmp_path)
-    path.write_bytes(b"cut short")
-    with pytest.raises(ValueError, match=r"vaderSentiment-0.5.zip has sha256 .*, expected .*delete it"):
-        fetch_rated_snippets(data_home=tmp_path)
-
-
-def test_pip_fails_or_brings_something_else(tmp_path, monkeypatch):
-    def fail(command, **kwargs):
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no route to the index")
-
-    def other(command, **kwargs):
-        (Path(command[command.index("--dest") + 1]) / "vaderSentiment-0.5.zip").write_bytes(b"other")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(_rated_snippets.subprocess, "run", fail)
-    with pytest.raises(FileNotFoundError, match=r"fetching it with pip failed: ERROR: no route.*put it in"):
-        fetch_rated_snippets(data_home=tmp_path)
-    monkeypatch.setattr(_rated_snippets.subprocess, "run", other)
-    with pytest.raises(ValueError, match=r"has sha256 .* expected 5d97c37"):
-        fetch_rated_snippets(data_home=tmp_path)
-
-    def hang(command, timeout, **kwargs):
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr(_rated_snippets.subprocess, "run", hang)
-    with pytest.raises(FileNotFoundError, match=r"took over 600 s.*put it in"):
-        fetch_rated_snippets(data_home=tmp_path)
-    assert files_below(tmp_path) == []
+    assert data.ratings.dtype == float and data.ratings.tolist() == [-3, -1.5, 0.6, 2, 0.51]
+    path.write_bytes(path.read_bytes() + b" ")
+    refused("rated_snippets", path, r"has sha256 .*, expected .*delete it")
 
 
 def test_pip_is_told_the_hash_and_what_it_brings_is_kept(tmp_path, monkeypatch):
@@ -501,294 +343,128 @@ def test_pip_is_told_the_hash_and_what_it_brings_is_kept(tmp_path, monkeypatch):
 
     def bring(command, **kwargs):
         requirements = Path(command[command.index("--requirement") + 1]).read_text()
-        assert requirements == f"vaderSentiment==0.5 --hash=sha256:{_rated_snippets._SHA256}\n"
-        (Path(command[command.index("--dest") + 1]) / whole.name).write_bytes(whole.read_bytes())
+        assert requirements == f"vaderSentiment==0.5 --hash=sha256:{SOURCES['rated_snippets'].sha256}\n"
+        write(Path(command[command.index("--dest") + 1]) / whole.name, whole.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(_rated_snippets.subprocess, "run", bring)
-    assert len(fetch_rated_snippets(data_home=tmp_path / "home").data) == 20
+    monkeypatch.setattr(subprocess, "run", bring)
+    assert len(datasets.fetch_rated_snippets(data_home=tmp_path / "home").data) == 20
     assert files_below(tmp_path / "home") == [whole.name]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"it could not be kept: .*data_home= or"):
-        fetch_rated_snippets(data_home=tmp_path / "file")
 
 
-# MultiNLI
+@pytest.mark.parametrize("brings", [None, b"other"])
+def test_pip_fails_or_finds_something_else(brings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    if brings:
+        write(tmp_path / "vaderSentiment-0.5.zip", brings)
+    with pytest.raises(FileNotFoundError, match=r"(?s)no download \(pip says ERROR: .*put it in") as info:
+        datasets.fetch_rated_snippets(data_home=tmp_path / "home")
+    assert (SOURCES["rated_snippets"].sha256 in str(info.value)) == (brings is not None)
+    assert files_below(tmp_path / "home") == []
 
 
-def test_mnli_archive_and_sample_agree(tmp_path, monkeypatch):
-    for home in ("a", "b"):
-        (tmp_path / home).mkdir()
-    write_mnli(tmp_path / "a")
-    sample = fetch_mnli_genres(data_home=tmp_path / "a")
-    assert "a sample of 0% of the 392,702 rows (fiction 6, government 6" in sample.DESCR
-    write_mnli_zip(tmp_path / "b", monkeypatch)
-    for subset in ("train", "dev_matched"):
-        public = fetch_mnli_genres(data_home=tmp_path / "b", subset=subset)
-        np.testing.assert_array_equal(public.data, sample.data)
-        np.testing.assert_array_equal(public.target, sample.target)
-        np.testing.assert_array_equal(public.groups, sample.data[:, 0])
-        assert "sample of" not in public.DESCR and f"{subset}: 30 pairs" in public.DESCR
+def test_real_rated_snippets():
+    try:
+        data = datasets.fetch_rated_snippets()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs the rated snippets: {error}")
+    assert Counter(data.domains) == {"amazon": 2943, "movies": 10043, "nyt": 2788, "tweets": 3362}
+    np.testing.assert_array_equal(data.target == "positive", data.ratings > 0)
+    assert (np.abs(data.ratings) > 0.5).all()
+    assert all(text == text.strip() for text in data.data)
+    assert all(group.startswith(f"{domain} ") for group, domain in zip(data.groups, data.domains))
+
+
+def test_mnli_archive_and_copy_agree(tmp_path, monkeypatch):
+    rows = mnli_rows(655)[:9815]
+    write_mnli(tmp_path / "a", rows=rows, subset="dev_matched")
+    write_mnli_zip(tmp_path / "b", monkeypatch, rows)
+    copy, public = (datasets.fetch_mnli_genres(data_home=tmp_path / home, subset="dev_matched") for home in "ab")
+    for data in (copy, public):
+        np.testing.assert_array_equal(data.data, public.data)
+        np.testing.assert_array_equal(data.target, public.target)
+        np.testing.assert_array_equal(data.groups, data.data[:, 0])
+        assert "sample of" not in data.DESCR and "dev_matched: 9,815 pairs of 5 genres" in data.DESCR
+    sorted_rows = sorted(rows, key=lambda row: row["genre"])  # rows come domain by domain
+    assert public.data.tolist() == [[row["premise"], row["hypothesis"]] for row in sorted_rows]
+    write_mnli(tmp_path / "c")
+    assert (
+        "a sample of 0% of the 392,702 rows (fiction 6, gov"
+        in datasets.fetch_mnli_genres(data_home=tmp_path / "c").DESCR
+    )
 
 
 def test_damaged_mnli(tmp_path, monkeypatch):
     rows = mnli_rows()
-
-    def refused(match, **kwargs):
-        with pytest.raises(ValueError, match=match):
-            fetch_mnli_genres(data_home=tmp_path, **kwargs)
-
-    write_mnli(
-        tmp_path, encoding="latin-1", rows=[{k: v.replace("\u2028", "") for k, v in row.items()} for row in rows]
-    )
-    refused("train.jsonl.gz is not utf-8 text")
-    write_mnli(tmp_path, rows=[row for row in rows if row["genre"] != "slate"])
-    refused(r"lacks rows of \(genre, label\) \[\('slate', 'contradiction'\)")
-    write_mnli(tmp_path, rows=[*rows, {**rows[0], "genre": "sport"}])
-    refused(r"has rows of \(genre, label\) \[\('sport', 'contradiction'\)\]")
-    write_mnli(tmp_path, rows=[*rows[:4], {k: v for k, v in rows[4].items() if k != "label"}, *rows[5:]])
-    refused(r"line 5: KeyError\('label'\); expected JSON with the keys genre, premise, hypothesis, label")
-    write_mnli(tmp_path, rows=[rows[0], {**rows[1], "premise": None}])
-    refused(r"line 2: TypeError")
-    write_gz(tmp_path / "mnli_genres" / "train.jsonl.gz", b'{"genre": "fict')
-    refused(r"line 1: JSONDecodeError")
-    write_mnli(tmp_path, subset="dev_matched")  # of the test sets only the whole is taken
-    refused(r"dev_matched.jsonl.gz: label counts .*10.*, expected .*3213", subset="dev_matched")
-    path = write_mnli_zip(tmp_path, monkeypatch)
-    monkeypatch.setattr(_mnli_genres, "_COUNTS", {"train": (10, 10, 11)})
-    refused(r"multinli_1.0.zip: label counts")
+    changed = {
+        r"no rows.*\('slate', 'contradiction'\)": [row for row in rows if row["genre"] != "slate"],
+        r"should have none: \[\('sport', 'contradiction'\)\]": [*rows, {**rows[0], "genre": "sport"}],
+        r"KeyError: 'label'": [*rows, {k: v for k, v in rows[4].items() if k != "label"}],
+        r"not all texts are strings": [*rows, {**rows[1], "premise": None}],
+        r"TypeError": [*rows, ["not", "a", "row"]],
+    }
+    for match, other in changed.items():
+        refused("mnli_genres", write_mnli(tmp_path, rows=other), match)
+    path = write_mnli(tmp_path, rows=[{**rows[0], "premise": "Caf\xe9"}], encoding="latin-1")
+    refused("mnli_genres", path, r"UnicodeDecodeError")
+    path = write_mnli(tmp_path, subset="dev_matched")  # only of train may there be a sample
+    refused("mnli_genres", path, r"30 rows with a label, expected 9815", subset="dev_matched")
+    path = write_mnli_zip(tmp_path, monkeypatch, rows)
     path.write_bytes(path.read_bytes() + b" ")
-    refused(r"multinli_1.0.zip has sha256 .*, expected")
+    refused("mnli_genres", path, r"has sha256 .*, expected")
 
 
 @real("mnli_genres", "train.jsonl.gz")
 def test_real_mnli():
-    train = fetch_mnli_genres()
+    train = datasets.fetch_mnli_genres()
     if len(train.data) == 25072:
         assert "sample of 6% of the 392,702 rows" in train.DESCR
-    test = fetch_mnli_genres(subset="dev_matched")
+    test = datasets.fetch_mnli_genres(subset="dev_matched")
     assert Counter(test.target) == {"contradiction": 3213, "entailment": 3479, "neutral": 3123}
     for data in (train, test):
         assert data.domain_names == GENRES and data.data.shape == (len(data.target), 2)
 
 
-# hypernym pairs
-
-
-def terms_of(data):
-    return {term.casefold() for pair in data.data for term in pair}
-
-
-def check_pairs(train, test, table):
-    """`table`: the (hyponym, hypernym) pairs of the source, without regard to domains or capitals."""
-    assert not terms_of(train) & terms_of(test)
-    for data in (train, test):
-        labels = Counter(zip(data.domains, data.target))
-        for domain in data.domain_names:
-            assert labels[domain, "hypernym"] == labels[domain, "other"] > 0
-        pairs = [(a.casefold(), b.casefold()) for a, b in data.data]
-        assert len(set(pairs)) > 0.999 * len(pairs)
-        for (a, b), kind, label, distance, group in zip(
-            pairs, data.kinds, data.target, data.distances, data.groups, strict=True
-        ):
-            assert (label == "hypernym") == (kind == "hypernym") == ((a, b) in table) == (distance > 0)
-            assert a != b
-            assert ((b, a) in table) == (kind == "reversed")
-            assert group == (b if kind == "reversed" else a)
-
-
-def test_pairs_of_a_small_table(tmp_path, monkeypatch):
-    write_table(tmp_path, monkeypatch)
-    table = {(a, b) for _, a, b, _ in tree_rows()}
-    for seed in range(3):
-        train, test = (
-            fetch_hypernym_pairs(data_home=tmp_path, subset=s, test_size=0.4, random_state=seed)
-            for s in ("train", "test")
-        )
-        check_pairs(train, test, table)
-        again = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=seed)
-        np.testing.assert_array_equal(again.data, train.data)
-    other = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.4, random_state=7)
-    assert len(other.data) != len(train.data) or (other.data != train.data).any()
-    for seed in (np.random.RandomState(2), None, -1):  # of the first, two calls would split the terms in two ways
-        with pytest.raises(ValueError, match=r"expected an int from 0 to 2\*\*32 - 1, the same for train and"):
-            fetch_hypernym_pairs(data_home=tmp_path, random_state=seed)
-    with pytest.raises(ValueError, match=r"leaves no test pairs of the domains \['animal'.*Raise test_size"):
-        fetch_hypernym_pairs(data_home=tmp_path, subset="test", test_size=0.001)
-    with pytest.raises(ValueError, match=r"leaves no train pairs of the domains \['vehicle'\].*Lower test_size"):
-        fetch_hypernym_pairs(data_home=tmp_path, domains=["vehicle"], test_size=0.999)
-    for size in (0, 1, -0.1, "half"):
-        with pytest.raises(ValueError, match=r"test_size=.*expected a share"):
-            fetch_hypernym_pairs(data_home=tmp_path, test_size=size)
-
-
-def test_co_hyponyms_share_a_parent(tmp_path, monkeypatch):
-    write_table(tmp_path, monkeypatch)
-    data = fetch_hypernym_pairs(data_home=tmp_path, test_size=0.1)
-    parents = {}
-    for _, a, b, distance in tree_rows():
-        if distance == 1:
-            parents.setdefault(a, set()).add(b)
-    siblings = data.data[data.kinds == "co-hyponym"]
-    assert len(siblings) >= 10
-    assert all(parents[a] & parents[b] for a, b in siblings)
-    kinds = Counter(data.kinds)
-    assert kinds["reversed"] == kinds["co-hyponym"] <= kinds["random"] <= kinds["reversed"] + 3 * 3
-
-
-def test_order_of_the_file_does_not_matter(tmp_path, monkeypatch):
-    rows = tree_rows()
-    write_table(tmp_path, monkeypatch)
-    data = fetch_hypernym_pairs(data_home=tmp_path)
-    np.random.default_rng(0).shuffle(rows)
-    write_table(tmp_path, monkeypatch, [tuple(row) for row in rows])
-    np.testing.assert_array_equal(fetch_hypernym_pairs(data_home=tmp_path).data, data.data)
-
-
-WORDNET = {  # "puppy" reaches animal by dog in 2 steps and by way of pet in 2; "pup" only through young
-    "noun.Tops.json": {"00015568-n": {"members": ["animal", "beast"]}, "00017402-n": {"members": ["plant"]}},
-    "noun.animal.json": {
-        "1-n": {"members": ["dog", "Canis"], "hypernym": ["00015568-n", "4-n"]},
-        "2-n": {"members": ["puppy"], "hypernym": ["1-n", "3-n"]},
-        "3-n": {"members": ["young"], "hypernym": ["9-n", "4-n"]},
-        "4-n": {"members": ["pet"], "hypernym": ["00015568-n"]},
-        "5-n": {"members": ["Rex"], "instance_hypernym": ["1-n"]},
-    },
-    "noun.plant.json": {"6-n": {"members": ["rose", "Rosa"], "hypernym": ["00017402-n"]}},
-    "noun.artifact.json": {
-        "04531608-n": {"members": ["vehicle"], "hypernym": ["9-n"]},
-        "7-n": {"members": ["sled"], "hypernym": ["04531608-n"]},
-        "9-n": {"members": ["thing"]},
-    },
-    "verb.motion.json": {"8-v": {"members": ["dog"], "hypernym": ["00015568-n"]}},
-    "entries-d.json": {"dog": {}},
-}
-
-
-def test_wordnet_archive(tmp_path, monkeypatch):
-    path = tmp_path / "taxonomy" / "english-wordnet-2025-json.zip"
-    write_zip(path, {name: json.dumps(content) for name, content in WORDNET.items()})
-    monkeypatch.setattr(_hypernym_pairs, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(ValueError, match=r"has 9 pairs of the domain animal, expected about 29679"):
-        fetch_hypernym_pairs(data_home=tmp_path)
-    monkeypatch.setattr(_hypernym_pairs, "_COUNTS", {"animal": 9, "plant": 1, "vehicle": 1})
-    pairs = {(p.domain, p.term, p.candidate, p.distance) for p in _hypernym_pairs._read_wordnet(path)}
-    assert pairs == {
-        ("animal", "dog", "animal", 1),
-        ("animal", "dog", "pet", 1),
-        ("animal", "puppy", "dog", 1),
-        ("animal", "puppy", "young", 1),
-        ("animal", "puppy", "pet", 2),
-        ("animal", "puppy", "animal", 2),
-        ("animal", "young", "pet", 1),
-        ("animal", "young", "animal", 2),
-        ("animal", "pet", "animal", 1),
-        ("plant", "rose", "plant", 1),
-        ("vehicle", "sled", "vehicle", 1),
-    }
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"english-wordnet-2025-json.zip has sha256"):
-        fetch_hypernym_pairs(data_home=tmp_path)
-
-
-def test_pairs_that_contradict_each_other_are_dropped():
-    rows = [("animal", "a", "b", 3), ("plant", "A", "B", 1), ("animal", "c", "c", 1), ("animal", "d", "e", 1)]
-    rows += [("animal", "e", "d", 1)]
-    assert [p[:5] for p in _hypernym_pairs._unique(rows)] == [("plant", "A", "B", "hypernym", 1)]
-
-
-def test_damaged_tables(tmp_path, monkeypatch):
-    rows = tree_rows()
-
-    def refused(match):
-        with pytest.raises(ValueError, match=match):
-            fetch_hypernym_pairs(data_home=tmp_path)
-
-    write_table(tmp_path, monkeypatch, header="domain\thyponym\thypernym")
-    refused(r"has the columns \['domain', 'hyponym', 'hypernym'\], expected")
-    for bad in (("animal", "a", "b"), ("animal", "a", "b", "far"), ("mineral", "a", "b", 1), ("animal", "", "b", 1)):
-        write_table(tmp_path, monkeypatch, [*rows[:3], bad, *rows[3:]])
-        refused(r"oewn_hypernym_pairs.tsv.gz, line 5 is ")
-    write_table(tmp_path, monkeypatch, [*rows, ("animal", "\xe9", "animal", 1)], encoding="latin-1")
-    refused("tsv.gz is not utf-8 text")
-    counts = dict(Counter(row[0] for row in rows))
-    write_table(tmp_path, monkeypatch, [row for row in rows if row[0] != "vehicle"])
-    monkeypatch.setattr(_hypernym_pairs, "_COUNTS", counts)
-    refused(r"domain counts \{'animal': \d+, 'plant': \d+\}, expected")
-
-
-@real("taxonomy", "oewn_hypernym_pairs.tsv.gz")
-def test_real_hypernym_pairs():
-    table = pd.read_csv(
-        Path(HOME) / "taxonomy" / "oewn_hypernym_pairs.tsv.gz", sep="\t", keep_default_na=False, quoting=3
-    )
-    pairs = {(a.casefold(), b.casefold()) for a, b in zip(table["hyponym"], table["hypernym"]) if a != b}
-    train, test = (fetch_hypernym_pairs(subset=s) for s in ("train", "test"))
-    check_pairs(train, test, pairs)
-    positive = Counter(zip(test.domains, test.target))
-    assert [positive[d, "hypernym"] for d in test.domain_names] == [1447, 913, 78]
-
-
-# FDU-MTL
-
-
-def test_fdu_subsets(tmp_path):
+def test_fdu_subsets_and_encodings(tmp_path):
     write_fdu(tmp_path)
-    sizes = {s: len(fetch_fdu_mtl(data_home=tmp_path, subset=s).data) for s in ("train", "test", "unlabeled")}
+    sizes = {s: len(datasets.fetch_fdu_mtl(data_home=tmp_path, subset=s).data) for s in ("train", "test", "unlabeled")}
     assert sizes == {"train": 3200, "test": 800, "unlabeled": 4000}
-    data = fetch_fdu_mtl(data_home=tmp_path, domains=["MR"])
+    data = datasets.fetch_fdu_mtl(data_home=tmp_path, domains=["MR"])
     assert (data.data[1], data.target[1]) == ("text , 1 .", "positive")
     assert "sample with 2 of the 16 domains" in data.DESCR
-    unlabelled = fetch_fdu_mtl(data_home=tmp_path, subset="unlabeled", as_frame=True)
+    unlabelled = datasets.fetch_fdu_mtl(data_home=tmp_path, subset="unlabeled", as_frame=True)
     assert unlabelled.target.isna().all() and unlabelled.target_names == [] and unlabelled.data[0] == "Text 0."
-
-
-def test_fdu_encodings(tmp_path):
-    odd = b"1\tcaf\xe9 \x96 ok\r\n0\tcaf\xc3\xa9 \xe2\x80\x93\x85\n1\t\xef\xbb\xbfbom\x81\n"
-    texts, labels = _fdu_mtl._parse("x", odd, True)
-    assert texts[:1] == ["caf\xe9 \u2013 ok"] and labels == ["positive", "negative", "positive"]
-    assert _fdu_mtl._parse("x", b"0\tcaf\xc3\xa9 \xe2\x80\x93", True)[0] == ["caf\xe9 \u2013"]
-    assert len(texts) == 3 and "bom" in texts[2]
+    files = fdu_files()
+    odd = b"1\tcaf\xe9 \x96 ok\r\n0\tcaf\xc3\xa9 \xe2\x80\x93\n1\t\xef\xbb\xbfbom\x81\n"  # as in the source
+    files["MR.task.train"] = odd + files["MR.task.train"].split(b"\n", 3)[3]
+    write_fdu(tmp_path, files=files)
+    data = datasets.fetch_fdu_mtl(data_home=tmp_path)
+    assert data.data[:2].tolist() == ["caf\xe9 \u2013 ok", "caf\xe9 \u2013"] and "bom" in data.data[2]
+    assert data.target[:3].tolist() == ["positive", "negative", "positive"]
 
 
 def test_damaged_fdu(tmp_path):
     files = fdu_files()
-
-    def refused(match, changed, name="fdu-mtl-sample.tar.gz", **kwargs):
-        path = write_fdu(tmp_path, {**files, **changed}, name)
-        with pytest.raises(ValueError, match=match):
-            fetch_fdu_mtl(data_home=tmp_path, **kwargs)
-        path.unlink()
-
     name = "MR.task.train"
-    for bad in (b"2\ttext", b"no label", b"\ttext", b""):
-        content = files[name].replace(b"0\ttext , 4 .", bad)
-        refused(r"MR.task.train, line 5 is .*; expected 0 or 1, a tab, and a text", {name: content})
-    refused(r"MR.task.train has 1599 rows, expected 1600", {name: files[name].split(b"\n", 1)[1]})
-    refused(r"has labels \{'positive': 1600\}, expected about as many", {name: files[name].replace(b"0\t", b"1\t")})
-    refused(r"line 1 has zero bytes", {name: files[name].decode().encode("utf-16")})
-    refused(r"lacks the domains \['apparel', 'baby'", {}, "fudan-mtl-dataset.tar.gz")  # the public archive has all
-
-
-def test_fdu_sample_and_whole(tmp_path, monkeypatch):
-    """What a sample lacks is read from the whole archive, wherever that is, or said to be in neither."""
-    for folder in ("given", "skmft"):
-        (tmp_path / folder).mkdir()
-    write_fdu(tmp_path / "given")
-    monkeypatch.setenv("SKMFT_DATA_HOME", str(tmp_path / "given"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = {"domains": ["books"], "download_if_missing": False}
-    lacks = r"sample .* lacks the domains \['books'\], and there is no local copy of fudan"
-    with pytest.raises(FileNotFoundError, match=lacks):
-        fetch_fdu_mtl(**asked)
-    write_fdu(tmp_path / "skmft", fdu_files(["books"]), "fudan-mtl-dataset.tar.gz")
-    assert set(fetch_fdu_mtl(**asked).domains) == {"books"}
-    assert set(fetch_fdu_mtl(domains=["MR"], download_if_missing=False).domains) == {"MR"}
+    good = files[name]
+    changed = [(good.replace(b"0\ttext , 4 .", bad), r"train, line 5 is") for bad in (b"2\tx", b"none", b"\tx", b"")]
+    changed += [
+        (good.split(b"\n", 1)[1], r"MR.task.train has 1599 rows, expected 1600"),
+        (good.replace(b"0\t", b"1\t"), r"has labels \{'positive': 1600\}, expected about as many"),
+        (good.decode().encode("utf-16"), r"MR.task.train has zero bytes"),
+    ]
+    for content, match in changed:
+        refused("fdu_mtl", write_fdu(tmp_path, files={**files, name: content}), match)
+    refused("fdu_mtl", write_fdu(tmp_path), r"lacks the domains \['books'\] .* put that", domains=["MR", "books"])
+    public = write_fdu(tmp_path, name="fudan-mtl-dataset.tar.gz")  # which should have all
+    refused("fdu_mtl", public, r"lacks the domains \['apparel', 'baby'")
 
 
 @real("fdu_mtl", "fdu-mtl-sample.tar.gz")
 def test_real_fdu():
-    data = fetch_fdu_mtl()
+    data = datasets.fetch_fdu_mtl()
     assert data.domain_names == ["MR", "toys_games"]
     counts = {("MR", "negative"): 822, ("MR", "positive"): 778, ("toys_games", "negative"): 806}
     assert Counter(zip(data.domains, data.target)) == {**counts, ("toys_games", "positive"): 794}
@@ -796,12 +472,9 @@ def test_real_fdu():
     assert not any(ord(c) in range(0x80, 0xA0) for text in data.data for c in text)
 
 
-# synthetic texts
-
-
 @pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
 def test_the_domain_shift_is_the_one_asked_for(shift):
-    X, y, d = make_multi_domain_texts(3000, 3, 2, domain_shift=shift, random_state=0)
+    X, y, d = datasets.make_multi_domain_texts(3000, 3, 2, domain_shift=shift, random_state=0)
     cells = {}
     for text, label, domain in zip(X, y, d):
         for word in text.split():
@@ -817,7 +490,7 @@ def test_the_domain_shift_is_the_one_asked_for(shift):
 def test_other_domains_teach_what_is_shared():
     accuracy = []
     for shift in (0.0, 0.5, 1.0):
-        X, y, d = make_multi_domain_texts(1800, 3, 2, domain_shift=shift, random_state=1)
+        X, y, d = datasets.make_multi_domain_texts(1800, 3, 2, domain_shift=shift, random_state=1)
         counts = CountVectorizer().fit_transform(X)
         here = d == "domain 0"
         accuracy.append(MultinomialNB().fit(counts[~here], y[~here]).score(counts[here], y[here]))
@@ -825,20 +498,17 @@ def test_other_domains_teach_what_is_shared():
 
 
 def test_synthetic_texts_are_seeded_and_checked():
-    a, b, c = (make_multi_domain_texts(50, 4, 3, random_state=s) for s in (0, 0, 1))
+    a, b, c = (datasets.make_multi_domain_texts(50, 4, 3, random_state=s) for s in (0, 0, 1))
     for one, other in zip(a, b):
         np.testing.assert_array_equal(one, other)
     assert (a[0] != c[0]).any()
-    assert len(make_multi_domain_texts(1, 1, 2, n_class_words=1, n_domain_words=0, n_filler_words=0)[0][0]) == 4
-    for bad in (
-        {"n_samples": 0},
-        {"n_domains": 1.5},
-        {"n_classes": 1},
-        {"n_filler_words": -1},
-        {"n_class_words": True},
-    ):
+    assert (
+        len(datasets.make_multi_domain_texts(1, 1, 2, n_class_words=1, n_domain_words=0, n_filler_words=0)[0][0]) == 4
+    )
+    sizes = ({"n_samples": 0}, {"n_domains": 1.5}, {"n_classes": 1}, {"n_filler_words": -1}, {"n_class_words": True})
+    for bad in sizes:
         with pytest.raises(ValueError, match=f"{next(iter(bad))}=.*expected an int of"):
-            make_multi_domain_texts(**bad)
+            datasets.make_multi_domain_texts(**bad)
     for shift in (-0.1, 1.1, "much", float("nan")):
-        with pytest.raises(ValueError, match=r"domain_shift=.*expected a share from 0 to 1"):
-            make_multi_domain_texts(domain_shift=shift)
+        with pytest.raises(ValueError, match=r"domain_shift=.*expected a number from 0 to 1"):
+            datasets.make_multi_domain_texts(domain_shift=shift)

@@ -19,7 +19,7 @@ MODULES = [
     "skmft.inspection",
     "skmft.metrics",
     "skmft.model_selection",
-    "skmft.persistence",
+    "skmft.recipes",
 ]
 # What numpydoc is asked. Left out is what this project does in its own way: where the quotes stand (GL01, GL02), summaries
 # that are phrases (SS05, SS06), entries whose type says all, such as `y : array-like, shape (n_samples,)` (PR07, RT03),
@@ -64,8 +64,6 @@ def public_names():
 # Described elsewhere: the docstring names that place, whose parameters are the same but for what is here passed before them.
 ELSEWHERE = {
     "skmft.metrics.DomainScorer": ("skmft.metrics.make_domain_scorer", []),  # which makes it
-    "skmft.persistence.load": ("skmft.MetaFineTunedClassifier.load", ["cls"]),
-    "skmft.persistence.save": ("skmft.MetaFineTunedClassifier.save", ["clf"]),
 }
 NAMES = [name for name in public_names() if name not in ELSEWHERE]
 
@@ -90,7 +88,7 @@ def test_something_is_checked():
     assert len(NAMES) > 60
     assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.DomainScorer.__call__"} < set(NAMES)
     assert {"skmft.baselines.MixedDomainClassifier.predict", "skmft.datasets.fetch_fdu_mtl"} < set(NAMES)
-    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.persistence.StoredWeights"} < set(NAMES)
+    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.MetaFineTuning.terms"} < set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

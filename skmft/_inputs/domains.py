@@ -78,7 +78,7 @@ def read_domains(
     return array
 
 
-def refuse_domains_as_texts(texts: Sequence[Any], domains: Array | None) -> None:
+def refuse_domains_as_texts(texts: Sequence, domains: Array | None) -> None:
     """Raise a ValueError where one text of every pair is the row's domain: a domain column that nobody named."""
     if domains is None or not isinstance(texts[0], tuple):
         return
@@ -93,7 +93,7 @@ def refuse_domains_as_texts(texts: Sequence[Any], domains: Array | None) -> None
             )
 
 
-def positions(values: Sequence[Any] | Array, names: Array) -> NDArray[np.int64]:
+def positions(values: Sequence | Array, names: Array) -> NDArray[np.int64]:
     """Position of every value in `names`, -1 where it is not there."""
     where = {name: i for i, name in enumerate(names.tolist())}
     return np.array([where.get(v, -1) for v in np.asarray(values).tolist()], dtype=np.int64)
@@ -104,7 +104,7 @@ def kind_of(domain: Name) -> type:
     return str if isinstance(domain, str) else bool if isinstance(domain, (bool, np.bool_)) else int
 
 
-def refuse_other_types(domains: Array, unknown: NDArray[np.int64], known: Sequence[Any]) -> None:
+def refuse_other_types(domains: Array, unknown: NDArray[np.int64], known: Sequence) -> None:
     """Raise a ValueError where the unknown rows' domains are of another type than all that are known, such as "1" beside 1.
 
     Where `fit` got no domains, all are as unknown.

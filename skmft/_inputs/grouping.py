@@ -8,23 +8,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .._typing import Array, Domains, Name, Texts
+from .._typing import Array, Domains, Name, Texts, Values
 from .domains import kind_of
 from .texts import column_names
 
 
-def as_given(values: Any) -> Array:
+def as_given(values: Values) -> Array:
     """Values as they were given: NumPy would turn a list's NaN into the text "nan", and its 1 and "1" into the same text."""
     return np.asarray(values, dtype=None if hasattr(values, "dtype") else object)
 
 
 def column_of(X: Texts, name: Name) -> Any:
-    """Column `name` of a DataFrame, Hugging Face dataset or Arrow table X; None where there is none."""
+    """Values `name` of a DataFrame, Hugging Face dataset or Arrow table X; None where there is none."""
     present = name is not None and name in (column_names(X) or [])
     return X[name][:] if present else None  # a dataset's column gives its rows one by one, but a slice of it at once
 
 
-def check_lengths(of: str, n_rows: int, **arrays: Any) -> None:
+def check_lengths(of: str, n_rows: int, **arrays: Values) -> None:
     """Raise a ValueError for an array, other than None, that does not have one entry per row of the argument `of`."""
     for name, array in arrays.items():
         if array is not None and np.shape(array)[:1] != (n_rows,):
@@ -54,7 +54,7 @@ def check_domains(domains: Domains, of: str, n_rows: int, name: str = "domains")
     return np.asarray(domains)
 
 
-def rows_by_domain(domains: ArrayLike, of: str, n_rows: int) -> dict[Any, NDArray[np.int64]]:
+def rows_by_domain(domains: ArrayLike, of: str, n_rows: int) -> dict[Name, NDArray[np.int64]]:
     """Row numbers of every domain, domains in sorted order."""
     values = check_domains(domains, of, n_rows)
     return {name: np.flatnonzero(values == name) for name in np.unique(values).tolist()}

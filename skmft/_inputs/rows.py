@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from .._engine.tokens import Text, TokenizedTexts
-from .._typing import Array, Domains, Texts
+from .._typing import Array, Domains, Labels, Name, Texts, Values
 from .domains import NO_DOMAIN, positions, read_domains, refuse_domains_as_texts
 from .texts import as_list, is_missing, read_texts
 
-ClassWeight = str | dict[Any, float] | None
+ClassWeight = str | dict[Name, float] | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,13 @@ class LabelledTexts:
 
 
 def read_labelled_texts(
-    X: Texts, y: Any, domains: Domains, sample_weight: Any, *, domain_column: Hashable | None, class_weight: ClassWeight
+    X: Texts,
+    y: Labels,
+    domains: Domains,
+    sample_weight: Values,
+    *,
+    domain_column: Hashable | None,
+    class_weight: ClassWeight,
 ) -> LabelledTexts:
     """Read the arguments of `fit`."""
     texts, column, columns = read_texts(X, domain_column)
@@ -136,7 +141,7 @@ def has_two_classes(labels: Array) -> bool:
     return len(np.unique(labels)) > 1
 
 
-def read_labels(y: Any, n_rows: int) -> Array:
+def read_labels(y: Labels, n_rows: int) -> Array:
     """Labels as an array of shape (n_rows,)."""
     if y is None:
         raise ValueError("y is None; this classifier requires y to be passed: one label a row of X.")
@@ -156,7 +161,7 @@ def read_labels(y: Any, n_rows: int) -> Array:
     return y
 
 
-def read_sample_weight(sample_weight: Any, n_rows: int) -> NDArray[np.float64]:
+def read_sample_weight(sample_weight: Values, n_rows: int) -> NDArray[np.float64]:
     """Weights of shape (n_rows,); ones for None."""
     if sample_weight is None:
         return np.ones(n_rows)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import issparse
 
 from .._engine.tokens import Text
-from .._typing import Array, Texts
+from .._typing import Array, Texts, Values
 
 _FORMS = (
     "a list, tuple, 1-D array or Series of str; or pairs as a two-column DataFrame or array or a list of (str, str)"
@@ -31,7 +31,7 @@ class LazyTexts(Sequence[Text]):
         dataset, arrays of str, and whatever else has a length and gives rows by their number.
     """
 
-    def __init__(self, columns: list[Any]) -> None:
+    def __init__(self, columns: list) -> None:
         self._columns = columns
         first = _rows_between(columns[0], 0, 1)
         self._rows_are_pairs = len(columns) == 1 and bool(first) and isinstance(first[0], (tuple, list))
@@ -113,7 +113,7 @@ def _is_fixed_width(X: Texts) -> bool:
     return isinstance(X, np.ndarray) and X.dtype.kind == "U"
 
 
-def _rows_between(column: Any, start: int, stop: int) -> list[Any]:
+def _rows_between(column: Values, start: int, stop: int) -> list:
     """Rows start to stop of a sequence, in one read where it has slices."""
     if hasattr(column, "to_pylist"):
         return column.slice(start, stop - start).to_pylist()
@@ -127,7 +127,7 @@ def _rows_between(column: Any, start: int, stop: int) -> list[Any]:
     return [column[i] for i in range(start, stop)]
 
 
-def _split_pairs(rows: list[Any], first: int) -> list[list[Any]]:
+def _split_pairs(rows: list, first: int) -> list[list]:
     """First and second texts of rows that are pairs; `first` is the number of the first row, for errors."""
     for i, row in enumerate(rows, start=first):
         if not isinstance(row, (tuple, list)) or len(row) != 2:
@@ -138,7 +138,7 @@ def _split_pairs(rows: list[Any], first: int) -> list[list[Any]]:
     return [[row[0] for row in rows], [row[1] for row in rows]]
 
 
-def _check_rows(parts: list[list[Any]], first: int) -> list[Text]:
+def _check_rows(parts: list[list], first: int) -> list[Text]:
     """Texts, or pairs of two parts, all of them str; `first` is the number of the first row, for errors."""
     for j, part in enumerate(parts):
         for i, text in enumerate(part, start=first):
@@ -174,7 +174,7 @@ def column_hint(X: Texts, domain_column: Hashable | None) -> str:
     return f" The columns {names} were read as pairs of texts; if one of them is the domain, name it by domain_column=."
 
 
-def as_list(values: Any) -> list[Any]:
+def as_list(values: Values) -> list:
     """All values; a dataset's column is read in slices, which a list() of it is not."""
     known = isinstance(values, (list, tuple)) or hasattr(values, "tolist") or hasattr(values, "to_pylist")
     if isinstance(values, Sequence) and not known:
@@ -182,7 +182,7 @@ def as_list(values: Any) -> list[Any]:
     return _to_list(values)
 
 
-def _to_list(values: Any) -> list[Any]:
+def _to_list(values: Values) -> list:
     for method in ("to_pylist", "tolist"):
         if hasattr(values, method):
             return getattr(values, method)()

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +76,7 @@ class TensorBlock(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         return TensorBlock, ({name: tuple(tensor.shape) for name, tensor in self.items()}, self._block)
 
 
@@ -152,7 +151,7 @@ def adapt_to_domain(
             f"{time.perf_counter() - start:.1f} s"
         )
     history = [{**entry, "epochs": epochs, **record} for record in records]
-    return Adapted(TensorBlock.copy_of({**adapters, **tensors}), history)
+    return Adapted(TensorBlock.copy_of({**(own or {}), **adapters, **tensors}), history)
 
 
 def domain_model(meta_learner: TextClassifier, tensors: Tensors, dtype: torch.dtype = torch.float32) -> TextClassifier:
@@ -177,8 +176,8 @@ def has_own_encoder(tensors: Tensors) -> bool:
 def domain_logits(
     meta_learner: TextClassifier,
     tokens: TokenizedTexts,
-    own: Sequence[Any],
-    adapted: Mapping[Any, Tensors],
+    own: Sequence[Name],
+    adapted: Mapping[Name, Tensors],
     runtime: Runtime,
     max_tokens: int,
 ) -> NDArray[np.float64]:

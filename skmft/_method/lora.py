@@ -24,6 +24,7 @@ Tensors = Mapping[str, torch.Tensor]
 LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfig
 
 LORA_A, LORA_B = ".lora_A", ".lora_B"
+_INITS = ("gaussian", "orthogonal")  # of peft's, those that leave the encoder as it is
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": None}
 # Query and value projections by the names that encoders give them; ModernBERT has one layer for query, key and value.
 _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "Wqkv"}
@@ -89,6 +90,11 @@ def _config(given: LoraParams, encoder: Encoder) -> Any:
             f"lora_config sets {odd}; a domain's adapters are kept as plain low-rank matrices, which r, lora_alpha, "
             "lora_dropout, use_rslora, init_lora_weights and target_modules describe. Leave the others out."
         )
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in _INITS:
+        raise ValueError(
+            f"lora_config has init_lora_weights={config.init_lora_weights!r}; expected True, False or one of {_INITS}: others "
+            "change the encoder's own weights, or read data first."
+        )
     if config.target_modules is None:
         config.target_modules = default_targets(encoder)
     return config
@@ -129,7 +135,10 @@ def merged(module: nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
     """A domain's tensors in the names of `module`: every pair A, B becomes the weight W + B A of its layer."""
     out = {name: tensor for name, tensor in tensors.items() if not name.endswith((LORA_A, LORA_B))}
     for name in adapted_layers(tensors):
-        weight = module.get_parameter(f"{name}.weight").detach()
+        theirs = module.get_parameter(f"{name}.weight").detach()
+        weight = tensors.get(f"{name}.weight", theirs).to(
+            theirs.device
+        )  # a domain may have an encoder of its own below
         out[f"{name}.weight"] = weight + (tensors[name + LORA_B] @ tensors[name + LORA_A]).to(weight.device)
     return out
 

@@ -34,9 +34,9 @@ class StoredWeights(Mapping):
         Called with the path and the tensors; raises where they do not fit the meta-learner.
     """
 
-    def __init__(self, files: dict[Any, tuple[Path, str]], check: Callable[[Path, Mapping], None]) -> None:
+    def __init__(self, files: dict[Name, tuple[Path, str]], check: Callable[[Path, Mapping], None]) -> None:
         self._files, self._check = files, check
-        self._held: dict[Any, dict[str, torch.Tensor]] = {}
+        self._held: dict[Name, dict[str, torch.Tensor]] = {}
 
     def __getitem__(self, domain: Name) -> dict[str, torch.Tensor]:
         if domain not in self._held:
@@ -46,7 +46,7 @@ class StoredWeights(Mapping):
             self._held[domain] = tensors
         return self._held[domain]
 
-    def __or__(self, other: Mapping[Any, dict[str, torch.Tensor]]) -> StoredWeights:
+    def __or__(self, other: Mapping[Name, dict[str, torch.Tensor]]) -> StoredWeights:
         both = StoredWeights(self._files, self._check)
         both._held = {**self._held, **other}
         return both
@@ -63,7 +63,7 @@ class StoredWeights(Mapping):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple:
         return dict, (dict(self),)  # a pickle does not depend on the folder
 
 

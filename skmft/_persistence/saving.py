@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from .._engine.encoder import quiet
-from .._typing import Params
+from .._typing import Name, Params
 from .folder import FORMAT, MANIFEST, flush, mend, sha256_of, swap, write_json
 from .state import FittedState
 from .values import decode, decode_names, encode, encode_names
@@ -44,7 +44,7 @@ def save(
     path: str | os.PathLike,
     *,
     notes: str = "",
-    results: Mapping[Any, Mapping[str, float]] | None = None,
+    results: Mapping[Name, Mapping[str, float]] | None = None,
 ) -> None:
     """Write a fitted classifier to a folder.
 
@@ -146,7 +146,7 @@ def _write_weights(state: FittedState, new: Path) -> None:
         save_file(tensors, new / "domains" / f"{number}.safetensors")
 
 
-def _results_table(results: Mapping[Any, Mapping[str, float]]) -> str:
+def _results_table(results: Mapping[Name, Mapping[str, float]]) -> str:
     """Markdown of what `domain_report` gives with ``output_dict=True``; empty for no results."""
     lines = results.values() if isinstance(results, Mapping) else [None]
     if not all(isinstance(line, Mapping) and all(isinstance(v, Real) for v in line.values()) for line in lines):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._engine.encoder import EncoderSource
 from .._engine.model import TextClassifier
-from .._typing import Array, Params, Record, Tokenizer
+from .._typing import Array, Name, Params, Record, Tokenizer
 
 STAGE_1 = ("prototypes_", "prototype_shares_", "typicality_", "own_similarity_", "cross_similarity_")
 
@@ -36,7 +35,7 @@ class FittedState:
     history: list[Record]
     meta_learner: TextClassifier
     tokenizer: Tokenizer
-    adapted_weights: Mapping[Any, Mapping[str, torch.Tensor]]
+    adapted_weights: Mapping[Name, Mapping[str, torch.Tensor]]
     encoder_source: EncoderSource
     is_pair: bool
     pair_encoding: str | None

@@ -1,16 +1,14 @@
-"""Texts of several domains made up of pseudo-words, with a domain shift that is known because it is put in."""
-
-from __future__ import annotations
+"""Synthetic texts of pseudo-words, with a known shift between domains."""
 
 from collections.abc import Iterator
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from .._typing import Array
-
-_LEXICON = 8  # words of a lexicon
+_LEXICON = 8  # words in a lexicon
 
 
 def make_multi_domain_texts(
@@ -23,39 +21,33 @@ def make_multi_domain_texts(
     n_domain_words: int = 4,
     n_filler_words: int = 4,
     random_state: int | np.random.RandomState | None = None,
-) -> tuple[Array, Array, Array]:
-    """Make texts of pseudo-words, of several domains that share a part of the words that tell the class.
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Make texts of pseudo-words in several domains, with a known shift between them.
 
-    Every text has, in random order, `n_class_words` that tell its class, `n_domain_words` that tell its domain and
-    nothing of the class, and `n_filler_words` that tell nothing. Each class word is, with probability `domain_shift`,
-    from the lexicon of its class in its domain alone, and otherwise from the lexicon of its class in all domains. So the
-    expected share of a text's class words that another domain cannot teach is `domain_shift`: at 0 a classifier of
-    other domains reads them all, at 1 it can only guess. All lexicons have 8 words, no two have a word in common, and
-    they do not depend on `random_state`.
+    Every text has, in random order, words of its class, words of its domain, which say nothing about the class, and
+    filler. A class word belongs, with probability `domain_shift`, to the class in this domain alone, and otherwise to
+    the class in all domains. So at 0 a classifier trained on other domains can read every class word, and at 1 it can
+    only guess. Each lexicon has 8 words; no two share one, and they do not depend on `random_state`.
 
     Parameters
     ----------
     n_samples : int, default=200
-        Number of texts; every class in every domain has as many, to a row.
+        Number of texts; the classes of all domains have equally many, give or take one.
     n_domains : int, default=3
         Number of domains, named "domain 0", "domain 1", ...
     n_classes : int, default=2
         Number of classes, named "class 0", "class 1", ...
     domain_shift : float, default=0.5
-        Share of the class words, from 0 to 1, that belong to the domain.
+        Expected share of class words, from 0 to 1, that other domains do not teach.
     n_class_words, n_domain_words, n_filler_words : int, default=4
-        Words of each sort in a text.
+        Number of words of each kind in a text.
     random_state : int, RandomState instance or None, default=None
         Draws the words and the order of the rows.
 
     Returns
     -------
-    X : ndarray of str objects, shape (n_samples,)
-        Texts.
-    y : ndarray of str objects, shape (n_samples,)
-        Classes.
-    domains : ndarray of str objects, shape (n_samples,)
-        Domains.
+    X, y, domains : ndarray of str objects, shape (n_samples,)
+        Texts, their classes, and their domains.
 
     Raises
     ------
@@ -71,14 +63,14 @@ def make_multi_domain_texts(
     >>> sorted(zip(domains.tolist(), y.tolist()))
     [('domain 0', 'class 0'), ('domain 0', 'class 1'), ('domain 1', 'class 0'), ('domain 1', 'class 1')]
     """
-    sizes = {"n_samples": (n_samples, 1), "n_domains": (n_domains, 1), "n_classes": (n_classes, 2)}
-    sizes |= {"n_class_words": (n_class_words, 0), "n_domain_words": (n_domain_words, 0)}
-    sizes |= {"n_filler_words": (n_filler_words, 0)}
-    for name, (value, least) in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}={value!r}; expected an int of {least} or more.")
+    sizes = {"n_samples": n_samples, "n_domains": n_domains, "n_classes": n_classes, "n_class_words": n_class_words}
+    sizes |= {"n_domain_words": n_domain_words, "n_filler_words": n_filler_words}
+    least = dict.fromkeys(sizes, 0) | {"n_samples": 1, "n_domains": 1, "n_classes": 2}
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < least[name]:
+            raise ValueError(f"{name}={size!r}; expected an int of {least[name]} or more.")
     if isinstance(domain_shift, bool) or not isinstance(domain_shift, Real) or not 0 <= domain_shift <= 1:
-        raise ValueError(f"domain_shift={domain_shift!r}; expected a share from 0 to 1.")
+        raise ValueError(f"domain_shift={domain_shift!r}; expected a number from 0 to 1.")
     rng = check_random_state(random_state)
     words = _pseudo_words()
     filler = _lexicon(words)
@@ -98,7 +90,7 @@ def make_multi_domain_texts(
 
 
 def _pseudo_words() -> Iterator[str]:
-    """Words of two syllables and more, each once: baba, babe, ..."""
+    """Words of two syllables, then of three, and so on: baba, babe, ..."""
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
     words = syllables
     while True:
