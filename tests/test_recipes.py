@@ -167,7 +167,7 @@ def test_pickled_saved_and_loaded(make, data, tmp_path):
     loaded = MetaFineTunedClassifier.load(tmp_path / "model")  # nothing is imported, so the recipe's class is not known
     np.testing.assert_array_equal(loaded.predict_proba(X, domains=d), expected)
     for call in (lambda: loaded.fit(X, y, domains=d), lambda: loaded.adapt(X[:8], y[:8], "toys")):
-        with pytest.raises(ValueError, match=r"set_params\(recipe=MeanMatching\(weight=0\.5\)\)"):
+        with pytest.raises(ValueError, match=r"set_params\(recipe=test_recipes\.MeanMatching\(weight=0\.5\)\)"):
             call()
     loaded.set_params(recipe=MeanMatching(0.5)).adapt(X[:8], y[:8], "toys")
     np.testing.assert_array_equal(loaded.predict(X, domains="toys"), again.predict(X, domains="toys"))
@@ -415,10 +415,6 @@ class Wrong(Recipe):
         ),
         ({"recipe": Wrong(layer=(2, -1))}, r"^Wrong\.layers=\(2, -1\) names a layer twice"),
         ({"recipe": MetaFineTuning(corruption_layers=(-4,))}, r"^corruption_layers=\(-4,\): layer -4 does not exist"),
-        (
-            {"recipe": MetaFineTuning(corruption_layers=())},
-            r"corruption_layers=\(\); expected one or more layer numbers",
-        ),
         ({"recipe": MetaFineTuning(corruption_labels="row")}, "'corruption_labels' parameter of MetaFineTuning"),
         ({"recipe": MetaFineTuning(corruption_weight=-1)}, "'corruption_weight' parameter of MetaFineTuning"),
         ({"recipe": MeanMatching}, "'recipe' parameter of MetaFineTunedClassifier"),
