@@ -47,10 +47,10 @@ assert state() == before, "importing skmft changed global state"
 heavy = {"transformers", "matplotlib", "datasets", "sentence_transformers", "peft", "accelerate", "onnx", "huggingface_hub"}
 assert not heavy & set(sys.modules), f"importing skmft loads {heavy & set(sys.modules)}"
 assert ours < theirs, f"importing skmft takes {ours:.2f} s of CPU beside {theirs:.2f} s for torch and scikit-learn"
-for name in ("datasets", "inspection", "metrics", "model_selection"):
-    assert f"skmft.{name}" not in sys.modules, f"{name} was imported before it was asked for"
-    module = getattr(skmft, name)
-    assert module is sys.modules[f"skmft.{name}"]
+lazy = ["baselines", "datasets", "inspection", "metrics", "model_selection"]
+early = [name for name in lazy if f"skmft.{name}" in sys.modules]
+assert not early, f"{early} were imported before they were asked for"
+assert all(getattr(skmft, name) is sys.modules[f"skmft.{name}"] for name in lazy)
 assert skmft.baselines.MixedDomainClassifier and skmft.recipes.Recipe and skmft.metrics.domain_report
 assert not heavy & set(sys.modules), f"public modules of skmft load {heavy & set(sys.modules)}"
 """
