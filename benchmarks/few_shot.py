@@ -7,7 +7,7 @@ cells come first; finished cells are skipped, so that a run can be stopped at an
 tables and curves of the cells.
 
     python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
-    python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold
+    python benchmarks/few_shot.py                            # all of it
     python benchmarks/few_shot.py --shots headline           # two columns of each task, those of the report's means
     python benchmarks/few_shot.py --shots 16 mnli:256        # 16 labelled rows of the tasks that have it, 256 of inference
     python benchmarks/few_shot.py --threads 1 --jobs 2       # two cells at a time, one thread each
@@ -21,7 +21,6 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -167,37 +166,22 @@ def attempt(cell: Cell, common: dict[str, Any], threads: int | None) -> tuple[Ce
         return cell, None, f"{cell.name}: {type(error).__name__}: {error}"
 
 
-def run_cells(
-    todo: list[Cell], seconds: dict[Cell, float], common: dict[str, Any], args: argparse.Namespace
-) -> list[str]:
+def run_cells(todo: list[Cell], common: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """Run cells, keep each as soon as it is finished, and return what failed."""
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
 
     failed: list[str] = []
-    left = 3600 * args.hours
-
-    def affordable() -> Iterator[Any]:
-        nonlocal left
-        for cell in todo:
-            if seconds[cell] > left:
-                tqdm.write(f"the {args.hours:g} CPU hours would not hold {cell.name}; stopped")
-                return
-            left -= seconds[cell]
-            yield delayed(attempt)(cell, common, args.threads)
-
-    with tqdm(total=len(todo), unit="cell") as bar:
-        parallel = Parallel(n_jobs=args.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
-        for cell, content, error in parallel(affordable()):
-            if content is None:
-                failed.append(error)
-                tqdm.write(error)
-            else:
-                left += seconds[cell] - content["cpu_seconds"]
-                args.cells.add(cell.name, content)
-                scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
-                tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
-            bar.update()
+    parallel = Parallel(n_jobs=args.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+    runs = parallel(delayed(attempt)(cell, common, args.threads) for cell in todo)
+    for cell, content, error in tqdm(runs, total=len(todo), unit="cell"):
+        if content is None:
+            failed.append(error)
+            tqdm.write(error)
+            continue
+        args.cells.add(cell.name, content)
+        scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
+        tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
     return failed
 
 
@@ -313,7 +297,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     found.add_argument("--shots", nargs="+", help="such as 16, mnli:256, headline; default all")
     found.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     found.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
-    found.add_argument("--hours", type=float, default=math.inf, help="CPU hours: no cell is begun that would pass them")
     found.add_argument("--threads", type=int, help="threads of torch; default all cores")
     found.add_argument("--jobs", type=int, default=1, help="cells at a time, each in a process; give --threads too")
     found.add_argument("--model", help="another encoder than the default; needs --cells of its own")
@@ -353,7 +336,7 @@ def run(wanted: list[Cell], args: argparse.Namespace) -> int:
     show_plan(todo, seconds, len(finished))
     if args.plan:
         return 0
-    failed = run_cells(todo, seconds, common, args)
+    failed = run_cells(todo, common, args)
     if failed:
         print(f"{len(failed)} cells failed", *failed, sep="\n", file=sys.stderr)
     return min(1, len(failed))
