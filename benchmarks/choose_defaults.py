@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lib import engine
+from lib import engine, tasks
 from lib.cells import Content, distinct, parser, start
 from lib.report import table, write_report
 from lib.tasks import draw, rows_of
@@ -56,8 +56,7 @@ def rows(task: str, per_domain: int, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def fit(train: pd.DataFrame, seed: int, **params: Any) -> Any:
-    clf = engine.paper(adaptation=None, batch_size=BATCH, random_state=seed, **params)
-    return clf.fit(train["text"], train["y"], domains=train["domain"])
+    return tasks.fit(engine.paper(adaptation=None, batch_size=BATCH, random_state=seed, **params), train)
 
 
 def meta(kind: str, task: str, shots: int, seed: int, learning_rate: float, steps: int) -> Content:
@@ -71,8 +70,7 @@ def after_adapting(clf: Any, own: pd.DataFrame, valid: pd.DataFrame, settings: l
     results = {"meta": clf.score(valid["text"], valid["y"])}
     for method, rate, n_epochs in settings:
         clf.set_params(adaptation=method, adaptation_learning_rate=rate, adaptation_epochs=n_epochs)
-        for domain, some in own.groupby("domain"):
-            clf.adapt(some["text"], some["y"], domain)
+        tasks.adapt(clf, own)
         score = clf.score(valid["text"], valid["y"], domains=valid["domain"])
         results[f"{method} {rate:g} x {n_epochs}"] = score
     return results

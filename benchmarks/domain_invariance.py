@@ -20,7 +20,7 @@ from lib import engine
 from lib import report as lib_report
 from lib.cells import Content, distinct, parser, start
 from lib.report import table, write_report
-from lib.tasks import draw, rows_of
+from lib.tasks import draw, fit, rows_of
 
 WEIGHTS = (0.0, 0.1, 1.0, 10.0)
 ADVERSARIAL = (0.1, 1.0)
@@ -42,8 +42,7 @@ def run(kind: str, weight: float, seed: int) -> Content:
     own = (
         {} if kind == "corruption" else {"contrastive_weight": 0.5}
     )  # a recipe of another loss takes none of the paper's
-    clf = engine.paper(recipe=recipe(kind, weight), adaptation=None, random_state=seed, **own)
-    clf.fit(train["text"], train["y"], domains=train["domain"])
+    clf = fit(engine.paper(recipe=recipe(kind, weight), adaptation=None, random_state=seed, **own), train)
 
     def probe(pretrained: bool) -> float:
         Z = clf.transform(test["text"], pretrained=pretrained)

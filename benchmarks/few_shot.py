@@ -7,7 +7,7 @@ cells come first; finished cells are skipped, so that a run can be stopped at an
 tables and curves of the cells.
 
     python benchmarks/few_shot.py --plan                     # what is to do and about how long it takes
-    python benchmarks/few_shot.py --hours 2                  # as much of it as 2 CPU hours hold
+    python benchmarks/few_shot.py                            # all of it
     python benchmarks/few_shot.py --shots headline           # two columns of each task, those of the report's means
     python benchmarks/few_shot.py --shots 16 mnli:256        # 16 labelled rows of the tasks that have it, 256 of inference
     python benchmarks/few_shot.py --threads 1 --jobs 2       # two cells at a time, one thread each
@@ -21,7 +21,6 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -38,18 +37,12 @@ TABLE = Cells(HERE / "cells" / "few_shot")
 FEW = (8, 16, 32, 64, 128, "full")
 SHOTS = {"amazon": FEW, "mnli": (64, 256, 1000, 4000), "hypernyms": FEW}  # labelled rows per domain
 HEADLINE = ("amazon:16", "amazon:64", "mnli:256", "mnli:1000", "hypernyms:16", "hypernyms:64")  # what means are over
-# Time of a method's training step against that of "mix", measured; and training rows a second on one core (AMD EPYC).
-COST = {
-    "tw": 1.05,
-    "dc": 1.05,
-    "paper": 1.4,
-    "mft": 1.4,
-    "adv": 1.02,
-    "trainer": 2.0,
-    "setfit": 3.0,
-    "setfit_equal": 3.0,
-}
-ROWS_A_SECOND = {"amazon": 28.0, "mnli": 70.0, "hypernyms": 200.0}
+ROWS_A_SECOND = {
+    "amazon": 28.0,
+    "mnli": 70.0,
+    "hypernyms": 200.0,
+}  # of training on one core (AMD EPYC), plain fine-tuning
+STEP = {"paper": 1.4, "mft": 1.4, "trainer": 2.0, "setfit": 3.0, "setfit_equal": 3.0}  # a step's time against that
 
 
 @dataclass(frozen=True)
@@ -96,18 +89,18 @@ def estimate(cell: Cell, measured: dict[tuple[str, str, str], list[float]], epoc
     steps = engine.budget(n_rows, epochs=epochs) * (DOMAINS[cell.task] if cell.method == "single" else 1)
     if cell.method == "setfit":
         steps = SETFIT_STEPS
-    return 20 + COST.get(cell.method, 1.0) * 32 * steps / ROWS_A_SECOND[cell.task]
+    return 20 + STEP.get(cell.method, 1.0) * 32 * steps / ROWS_A_SECOND[cell.task]
 
 
 def is_current(cell: Cell, found: Content | None, common: dict[str, Any]) -> bool:
     """Whether a cell is there, made with the settings of now and as many steps."""
     if found is None:
         return False
-    if cell.method in ("trainer", "setfit_equal"):
-        if found["budget"] != engine.budget(found["train_rows"], epochs=common.get("meta_epochs")):
-            return False
-    wanted = settings(cell.method, cell.seed, common)
-    return not wanted or found["settings"] == wanted
+    if cell.method in ("trainer", "setfit_equal") and found["budget"] != engine.budget(
+        found["train_rows"], epochs=common.get("meta_epochs")
+    ):
+        return False
+    return settings(cell.method, cell.seed, common) in ({}, found["settings"])
 
 
 # ---------------------------------------------------------------------- running
@@ -153,17 +146,15 @@ def run_cell(cell: Cell, common: dict[str, Any], pool: pd.DataFrame, test: pd.Da
 
 def versions(method: str) -> dict[str, str]:
     """Of the packages that matter to a method."""
-    names = ["skmft", "torch", "transformers", "scikit-learn"]
-    names += ["sentence-transformers"] if method == "embeddings" or method.startswith("setfit") else []
-    names += {"trainer": ["accelerate"]}.get(method, ["setfit"] if method.startswith("setfit") else [])
-    return {name: version(name) for name in names}
-
-
-def version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    setfit = ["sentence-transformers", "setfit"]
+    more = {"embeddings": setfit[:1], "trainer": ["accelerate"], "setfit": setfit, "setfit_equal": setfit}
+    found = {}
+    for name in ["skmft", "torch", "transformers", "scikit-learn", *more.get(method, [])]:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def attempt(cell: Cell, common: dict[str, Any], threads: int | None) -> tuple[Cell, Content | None, str]:
@@ -175,37 +166,22 @@ def attempt(cell: Cell, common: dict[str, Any], threads: int | None) -> tuple[Ce
         return cell, None, f"{cell.name}: {type(error).__name__}: {error}"
 
 
-def run_cells(
-    todo: list[Cell], seconds: dict[Cell, float], common: dict[str, Any], args: argparse.Namespace
-) -> list[str]:
+def run_cells(todo: list[Cell], common: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """Run cells, keep each as soon as it is finished, and return what failed."""
     from joblib import Parallel, delayed
     from tqdm.auto import tqdm
 
     failed: list[str] = []
-    left = 3600 * args.hours
-
-    def affordable() -> Iterator[Any]:
-        nonlocal left
-        for cell in todo:
-            if seconds[cell] > left:
-                tqdm.write(f"the {args.hours:g} CPU hours would not hold {cell.name}; stopped")
-                return
-            left -= seconds[cell]
-            yield delayed(attempt)(cell, common, args.threads)
-
-    with tqdm(total=len(todo), unit="cell") as bar:
-        parallel = Parallel(n_jobs=args.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
-        for cell, content, error in parallel(affordable()):
-            if content is None:
-                failed.append(error)
-                tqdm.write(error)
-            else:
-                left += seconds[cell] - content["cpu_seconds"]
-                args.cells.add(cell.name, content)
-                scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
-                tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
-            bar.update()
+    parallel = Parallel(n_jobs=args.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+    runs = parallel(delayed(attempt)(cell, common, args.threads) for cell in todo)
+    for cell, content, error in tqdm(runs, total=len(todo), unit="cell"):
+        if content is None:
+            failed.append(error)
+            tqdm.write(error)
+            continue
+        args.cells.add(cell.name, content)
+        scores = [f"{n} {np.mean(list(r['accuracy'].values())):.3f}" for n, r in content["results"].items()]
+        tqdm.write(f"{cell.name}: {', '.join(scores)}, {content['cell_seconds']:.0f} s")
     return failed
 
 
@@ -220,39 +196,33 @@ def show_plan(cells: list[Cell], seconds: dict[Cell, float], n_finished: int) ->
 # ---------------------------------------------------------------------- comparing two runs
 
 
-@dataclass(frozen=True)
 class Change:
-    """What became of one result: right answers then and now, row by row."""
+    """What became of one result.
 
-    then: np.ndarray
-    now: np.ndarray
+    Attributes
+    ----------
+    n, answers : int
+        Test rows, and how many of them are answered otherwise.
+    points : float
+        Change of the accuracy.
+    within, of_rows : float
+        Half of the 95% interval of that change, by the changed answers, as in McNemar's test; and half of that of the accuracy
+        itself, by its number of test rows.
+    """
 
-    @property
-    def answers(self) -> int:
-        return int((self.then != self.now).sum())
-
-    @property
-    def points(self) -> float:
-        return 100 * float((self.now - self.then).mean())
-
-    @property
-    def within(self) -> float:
-        """Half of the 95% interval of that difference, by the changed answers, as in McNemar's test."""
-        return 196 * math.sqrt(self.answers) / len(self.then)
-
-    @property
-    def of_rows(self) -> float:
-        """Half of the 95% interval of the accuracy itself, by its number of test rows."""
-        share = self.then.mean()
-        return 196 * math.sqrt(share * (1 - share) / len(self.then))
+    def __init__(self, then: Content, now: Content) -> None:
+        old, new = (np.array(list("".join(result["correct"].values())), int) for result in (then, now))
+        self.n, self.answers = len(new), int((old != new).sum())
+        self.points = 100 * float((new - old).mean())
+        self.within = 196 * math.sqrt(self.answers) / self.n
+        self.of_rows = 196 * math.sqrt(old.mean() * (1 - old.mean()) / self.n)
 
 
 def changes(then: Content, now: Content) -> dict[str, Change] | None:
     """By name, how two runs of a cell compare; None if they had other rows."""
     if any(then[key] != now[key] for key in ("train_hash", "test_hash")):
         return None
-    both = {name: [c["results"][name]["correct"] for c in (then, now)] for name in now["results"]}
-    return {name: Change(*(np.array(list("".join(c.values())), int) for c in pair)) for name, pair in both.items()}
+    return {name: Change(then["results"][name], result) for name, result in now["results"].items()}
 
 
 def describe(found: dict[str, Change], elsewhere: bool) -> tuple[str, int]:
@@ -264,9 +234,8 @@ def describe(found: dict[str, Change], elsewhere: bool) -> tuple[str, int]:
             continue
         agrees = elsewhere and abs(change.points) <= change.within
         differ += not agrees
-        word = "agrees within its interval" if agrees else "DIFFERENT"
-        count = f"{change.answers} of {len(change.then)} answers"
-        said.append(f"{name} {word}: {count}, {change.points:+.2f} points, interval ± {change.within:.2f}")
+        word = f"{'agrees within its interval' if agrees else 'DIFFERENT'}: {change.answers} of {change.n} answers"
+        said.append(f"{name} {word}, {change.points:+.2f} points, interval ± {change.within:.2f}")
     return "; ".join(said), differ
 
 
@@ -328,14 +297,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     found.add_argument("--shots", nargs="+", help="such as 16, mnli:256, headline; default all")
     found.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     found.add_argument("--seeds", nargs="+", type=int, default=list(range(5)), help="default 0 1 2 3 4")
-    found.add_argument("--hours", type=float, default=math.inf, help="CPU hours: no cell is begun that would pass them")
     found.add_argument("--threads", type=int, help="threads of torch; default all cores")
     found.add_argument("--jobs", type=int, default=1, help="cells at a time, each in a process; give --threads too")
     found.add_argument("--model", help="another encoder than the default; needs --cells of its own")
     found.add_argument("--learning-rate", type=float, help="of everything that is fine-tuned (but SetFit)")
-    found.add_argument(
-        "--meta-epochs", type=int, help="of the same; default as many as make at least 60 steps, and 2 at least"
-    )
+    found.add_argument("--meta-epochs", type=int, help="of the same; default as many as make 60 steps, but 2 at least")
     found.add_argument("--plan", action="store_true", help="only say what is to do")
     found.add_argument("--verify", type=int, metavar="N", help="run N finished cells again and compare")
     found.add_argument("--against", type=Cells, help="only compare --cells with those of another machine in this file")
@@ -343,9 +309,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     known = {str(s) for task in args.tasks for s in SHOTS[task]}
     exact = {f"{task}:{s}" for task in args.tasks for s in SHOTS[task]}
     if args.shots and not set(args.shots) <= known | exact | {"headline"}:
-        found.error(
-            f"--shots {' '.join(args.shots)}: the tasks have {' '.join(sorted(known, key=lambda s: (len(s), s)))}"
-        )
+        shown = " ".join(sorted(known, key=lambda s: (len(s), s)))
+        found.error(f"--shots {' '.join(args.shots)}: the tasks have {shown}")
     if (args.model or args.learning_rate or args.meta_epochs) and args.cells == TABLE:
         found.error("another --model, --learning-rate or --meta-epochs needs another file of --cells")
     return args
@@ -371,7 +336,7 @@ def run(wanted: list[Cell], args: argparse.Namespace) -> int:
     show_plan(todo, seconds, len(finished))
     if args.plan:
         return 0
-    failed = run_cells(todo, seconds, common, args)
+    failed = run_cells(todo, common, args)
     if failed:
         print(f"{len(failed)} cells failed", *failed, sep="\n", file=sys.stderr)
     return min(1, len(failed))

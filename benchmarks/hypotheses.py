@@ -17,7 +17,7 @@ import pandas as pd
 from lib import engine
 from lib.cells import Content, distinct, parser, start
 from lib.report import difference, table, write_report
-from lib.tasks import development_rows, inputs
+from lib.tasks import development_rows, fit, inputs
 
 VALIDATION = {"amazon": 200, "snippets": 200, "mnli": 300, "hypernyms": 400}  # rows a domain, at most
 PLAIN: dict[str, Any] = {
@@ -64,8 +64,7 @@ def run(task: str, shots: int, seed: int, setting: str) -> Content:
     if has_factor(params):
         params["meta_epochs"] = round(params["meta_epochs"] * engine.epochs_of(len(train)))
     begin = time.perf_counter()
-    clf = engine.MetaFineTunedClassifier(adaptation=None, random_state=seed, **params)
-    clf.fit(inputs(train), train["y"], domains=train["domain"].to_numpy())
+    clf = fit(engine.MetaFineTunedClassifier(adaptation=None, random_state=seed, **params), train)
     seconds = time.perf_counter() - begin
     right = pd.Series(clf.predict(inputs(valid)) == valid["y"].to_numpy())
     return {

@@ -19,7 +19,7 @@ import pandas as pd
 from lib import engine
 from lib.cells import Content, distinct, made_with, parser, start
 from lib.report import difference, plus_minus, table, write_report
-from lib.tasks import development_rows, inputs
+from lib.tasks import development_rows, fit, inputs
 
 SHARES = {"amazon": (0.5, 0.75, 1.0), "mnli": (0, 0.25, 0.5, 0.75, 1.0), "hypernyms": (0, 0.25, 0.5, 0.75, 1.0)}
 ADAPTATION_SHARES = (0, 0.25, 0.5, 0.75, 1.0)
@@ -31,18 +31,14 @@ def classifier(stage: int, seed: int, **params: Any) -> Any:
     return engine.MetaFineTunedClassifier(random_state=seed, **own, **params)
 
 
-def fit(train: pd.DataFrame, stage: int, seed: int, **params: Any) -> Any:
-    return classifier(stage, seed, **params).fit(inputs(train), train["y"], domains=train["domain"].to_numpy())
-
-
 def between(task: str, train: pd.DataFrame, valid: pd.DataFrame, seed: int) -> dict[str, float]:
     """Accuracy of the meta-learner with its weights between the start and the end of stage 2."""
     import torch
 
-    clf = fit(train, 2, seed)
+    clf = fit(classifier(2, seed), train)
     module = clf.meta_learner_
     end = {name: p.detach().clone() for name, p in module.named_parameters()}
-    start = dict(fit(train, 2, seed, learning_rate=1e-15, meta_epochs=1).meta_learner_.named_parameters())
+    start = dict(fit(classifier(2, seed, learning_rate=1e-15, meta_epochs=1), train).meta_learner_.named_parameters())
     accuracy = {}
     for share in SHARES[task]:
         with torch.no_grad():
@@ -56,7 +52,7 @@ def between_domains(train: pd.DataFrame, valid: pd.DataFrame, seed: int) -> dict
     """Accuracy of the domains' models with their weights between the meta-learner and the end of stage 3."""
     import torch
 
-    clf = fit(train, 3, seed)
+    clf = fit(classifier(3, seed), train)
     start, ends = dict(clf.meta_learner_.named_parameters()), dict(clf.adapted_weights_)
     accuracy = {}
     for share in ADAPTATION_SHARES:

@@ -26,7 +26,7 @@ from lib import engine
 from lib.cells import Content, distinct, parser, start
 from lib.report import plus_minus, table, write_report
 from lib.statistics import half_interval
-from lib.tasks import draw, rows_of
+from lib.tasks import adapt, draw, fit, rows_of
 
 METHODS = {"lora": 1.15, "head": 1.02, "full": None}  # most bytes in encoders
 REPEATS = 5
@@ -41,9 +41,9 @@ def sixteen(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(domain=[f"{d} {int(h[-1], 16) % 4}" for d, h in zip(frame["domain"], frame["hash"])])
 
 
-def storages(tensors: Iterable[Any]) -> dict[int, int]:
-    """Bytes of every storage, however many tensors share it."""
-    return {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
+def held_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the storages of tensors, each once, however many share it."""
+    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
 def places(tensors: Iterable[Any]) -> dict[int, int]:
@@ -55,11 +55,9 @@ def tensors_of(module: Any) -> list[Any]:
     return [*module.parameters(), *module.buffers()]
 
 
-def held_bytes(clf: Any) -> int:
-    """Bytes of all tensors and arrays of a fitted estimator, shared ones once; not its tokenizer and history."""
-    tensors = tensors_of(clf.meta_learner_) + [p.grad for p in clf.meta_learner_.parameters() if p.grad is not None]
-    tensors += [t for own in clf.adapted_weights_.values() for t in own.values()]
-    return sum(storages(tensors).values()) + sum(a.nbytes for a in vars(clf).values() if isinstance(a, np.ndarray))
+def own_tensors(clf: Any) -> list[Any]:
+    """Those of all domains' models."""
+    return [tensor for own in clf.adapted_weights_.values() for tensor in own.values()]
 
 
 def peak_memory(clf: Any, X: list[str], domains: Any) -> dict[str, int]:
@@ -74,9 +72,7 @@ def peak_memory(clf: Any, X: list[str], domains: Any) -> dict[str, int]:
     from transformers import PreTrainedModel
 
     clf.predict(X[:1])  # the meta-learner is on its device
-    resting = places(
-        [*tensors_of(clf.meta_learner_), *(t for own in clf.adapted_weights_.values() for t in own.values())]
-    )
+    resting = places([*tensors_of(clf.meta_learner_), *own_tensors(clf)])
     most = made = 0  # made for one domain's network: counted as weights, and given out by the allocator
 
     def look(module: Any, inputs: Any) -> None:
@@ -150,29 +146,24 @@ def sixteen_domains(device: str, n_texts: int) -> tuple[pd.DataFrame, list[str],
     train, rest = draw(sixteen(rows_of("amazon")[0]), 8, 0)
     clf = engine.paper(adaptation=None, meta_epochs=2, device=device, random_state=0)
     texts = rest.sample(n_texts, random_state=0)["text"].tolist()
-    return train, texts, clf.fit(train["text"], train["y"], domains=train["domain"])
+    return train, texts, fit(clf, train)
 
 
 def cost(device: str, method: str, n_texts: int) -> Content:
     train, texts, base = sixteen_domains(device, n_texts)
     clf = copy.copy(base).set_params(adaptation=method, adaptation_epochs=2)
-    for domain, own in train.groupby("domain"):
-        clf.adapt(own["text"], own["y"], domain)
+    adapt(clf, train)
     assert len(clf.adapted_weights_) == 16
     if method == "lora":
-        ups = [t for own in clf.adapted_weights_.values() for n, t in own.items() if n.endswith(".lora_B")]
-        assert all(t.any() for t in ups), "an adapter is zero"
+        assert all(tensor.any() for tensor in own_tensors(clf)), "an adapter is zero"
     with tempfile.TemporaryDirectory() as folder:
         clf.save(Path(folder) / "model")
         on_disk = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
         encoder_on_disk = sum(p.stat().st_size for p in Path(folder).rglob("encoder/*.safetensors"))
-    cell = {
-        "encoder": sum(storages(tensors_of(clf.meta_learner_.encoder)).values()),
-        "held": held_bytes(clf),
-        "on_disk": on_disk,
-        "encoder_on_disk": encoder_on_disk,
-        "precision": f"torch.{engine.precision(device)}",
-    }
+    arrays = sum(array.nbytes for array in vars(clf).values() if isinstance(array, np.ndarray))
+    cell = {"on_disk": on_disk, "encoder_on_disk": encoder_on_disk, "precision": f"torch.{engine.precision(device)}"}
+    cell["encoder"] = held_bytes(tensors_of(clf.meta_learner_.encoder))
+    cell["held"] = held_bytes([*tensors_of(clf.meta_learner_), *own_tensors(clf)]) + arrays
     if method == "full":
         domains = np.resize(list(clf.adapted_weights_), len(texts))
         cell["memory"] = peak_memory(clf, texts, domains)
@@ -196,15 +187,12 @@ def accuracy(shots: int, further: int, seed: int) -> Content:
     more = pool.sort_values("hash").groupby(["domain", "y"]).head(further // 2)  # never trained on, in any seed
     train, _ = draw(pool.drop(index=more.index).reset_index(drop=True), shots, seed)
     scored = pd.concat([test, more], ignore_index=True)
-    clf = engine.paper(adaptation=None, random_state=seed)
-    clf.fit(train["text"], train["y"], domains=train["domain"])
+    clf = fit(engine.paper(adaptation=None, random_state=seed), train)
     right = {"meta": scored["y"] == clf.predict(scored["text"])}
     seconds = {}
     for method in COMPARED:
         begin = time.perf_counter()
-        clf.set_params(adaptation=method)
-        for domain, own in train.groupby("domain"):
-            clf.adapt(own["text"], own["y"], domain)
+        adapt(clf.set_params(adaptation=method), train)
         seconds[method] = time.perf_counter() - begin
         right[method] = scored["y"] == clf.predict(scored["text"], domains=scored["domain"])
     found = {m: r.groupby(scored["domain"]).mean().to_dict() for m, r in right.items()}

@@ -23,7 +23,7 @@ from lib.cells import Content, distinct, made_with, parser, start
 from lib.methods import embed, logistic
 from lib.report import accuracy, table, with_interval, write_report
 from lib.statistics import ALL, Clusters, Column, Score, Scores, answers, bits, compare
-from lib.tasks import DOMAINS, digest, draw, find_clusters, inputs, source_of
+from lib.tasks import DOMAINS, adapt, digest, draw, find_clusters, fit, inputs, source_of
 
 SHOTS = (0, 4, 8, 16, 32)
 DEFAULT_LABELLED = 64  # rows in each of the other domains
@@ -66,10 +66,6 @@ def applies(method: str, task: str) -> bool:
     return not (method == "mix bi" and task == "amazon")  # it has no pairs
 
 
-def fit(method: str, rows: pd.DataFrame, seed: int) -> Any:
-    return classifier(method, seed).fit(inputs(rows), rows["y"].to_numpy(), domains=rows["domain"].to_numpy())
-
-
 def run(task: str, labelled: int, new: str, method: str, seed: int) -> Content:
     pool, test = tasks.rows_of(source_of(task, seed))
     others, _ = draw(pool[pool["domain"] != new], labelled, seed)
@@ -80,7 +76,7 @@ def run(task: str, labelled: int, new: str, method: str, seed: int) -> Content:
     turn = shots.groupby("y").cumcount()  # classes in turn, so that every prefix is balanced
     shots = shots.loc[turn.sort_values(kind="stable").index]
     begin, correct = time.perf_counter(), {}
-    base = None if method in ("alone", "joint", "embeddings") else fit(method, others, seed)
+    base = None if method in ("alone", "joint", "embeddings") else fit(classifier(method, seed), others)
     for n in SHOTS:
         own = shots.iloc[:n]
         rows = own if method == "alone" else pd.concat([others, own])
@@ -91,11 +87,10 @@ def run(task: str, labelled: int, new: str, method: str, seed: int) -> Content:
             clf = logistic(embed(rows, model), rows["y"].to_numpy(), seed)
             predicted = clf.predict(embed(test, model))
         elif base is None:
-            predicted = fit(method, rows, seed).predict(inputs(test), domains=new)
+            predicted = fit(classifier(method, seed), rows).predict(inputs(test), domains=new)
         else:
             clf = copy.copy(base).set_params(adaptation="full")  # stage 3 at its defaults
-            if n:
-                clf.adapt(inputs(own), own["y"].to_numpy(), new)
+            adapt(clf, own)
             predicted = clf.predict(inputs(test), domains=new)
         correct[str(n)] = bits(predicted == test["y"].to_numpy())
     return {

@@ -87,7 +87,7 @@ def agreement(cells: Cells) -> list[str]:
             lines.append(f"{cell}: of other training or test rows")
             continue
         for name, change in changes.items():
-            count = f"{change.answers} of {len(change.now)} answers differ, {change.points:+.1f} points"
+            count = f"{change.answers} of {change.n} answers differ, {change.points:+.1f} points"
             lines.append(f"{cell}, {NAMES[name]}: {count}")
     return lines
 

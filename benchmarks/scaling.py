@@ -84,8 +84,7 @@ def labels(n: int, n_domains: int) -> tuple[np.ndarray, np.ndarray]:
 
 def memory(name: str) -> float:
     """VmRSS (now) or VmHWM (most so far) of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+    return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def reset_peak() -> None:
@@ -144,11 +143,8 @@ def warm_up() -> tuple[float, float]:
 def measure_texts(n: int) -> dict[str, Any]:
     constant, base = warm_up()
     noted = fit_until(n, STEPS)
-    return {
-        "stage 1 (s)": noted["stage1"] - constant,
-        f"{STEPS} steps (s)": noted["steps"],
-        "stage 1, peak (MiB)": noted["peak"] - base,
-    }
+    cell = {"stage 1 (s)": noted["stage1"] - constant, f"{STEPS} steps (s)": noted["steps"]}
+    return {**cell, "stage 1, peak (MiB)": noted["peak"] - base}
 
 
 def measure_domains(n_domains: int, adaptation: str) -> dict[str, Any]:
@@ -158,18 +154,13 @@ def measure_domains(n_domains: int, adaptation: str) -> dict[str, Any]:
     _, base = warm_up()
     clf = engine.paper(random_state=0, meta_epochs=1, adaptation=adaptation)
     taken = seconds(lambda: clf.fit(X, y, domains=d))
-    fitted = memory("VmRSS") - base
-    peak = memory("VmHWM") - base
+    fitted, peak = memory("VmRSS") - base, memory("VmHWM") - base
     rows = 32 * ROWS_A_DOMAIN  # as many for every K
     mixed = labels(rows, n_domains)[1]
     clf.predict(SyntheticTexts(64), domains=mixed[:64])
     predicting = seconds(lambda: clf.predict(SyntheticTexts(rows), domains=mixed))
-    return {
-        "fit (s)": taken,
-        f"predict {rows} mixed rows (s)": predicting,
-        "fitted (MiB)": fitted,
-        "fit, peak (MiB)": peak,
-    }
+    cell = {"fit (s)": taken, f"predict {rows} mixed rows (s)": predicting}
+    return {**cell, "fitted (MiB)": fitted, "fit, peak (MiB)": peak}
 
 
 def measure_candidates(candidates: int) -> dict[str, Any]:
@@ -277,13 +268,11 @@ def draw(points: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     for column, kind in enumerate(("texts", "domains", "candidates")):
         for row, unit in enumerate(("(s)", "(MiB)")):
             axis = axes[row, column]
-            for series, by_x in points.items():
-                if not series.startswith(kind):
-                    continue
-                for name in next(iter(by_x.values())):
-                    if unit in name:
-                        label = name.replace(unit, "").strip() + series.removeprefix(kind)
-                        axis.plot(list(by_x), [v[name] for v in by_x.values()], marker="o", label=label)
+            for series in (s for s in points if s.startswith(kind)):
+                by_x = points[series]
+                for name in (n for n in next(iter(by_x.values())) if unit in n):
+                    label = name.replace(unit, "").strip() + series.removeprefix(kind)
+                    axis.plot(list(by_x), [v[name] for v in by_x.values()], marker="o", label=label)
             axis.set(xlabel=kind, ylabel="seconds" if row == 0 else "MiB over the loaded encoder")
             axis.margins(y=0.25)  # room for the legend
             axis.set_xlim(0)

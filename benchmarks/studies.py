@@ -19,7 +19,7 @@ import pandas as pd
 from lib import engine, tasks
 from lib.cells import Content, distinct, made_with, parser, start
 from lib.report import difference, plus_minus, table, write_report
-from lib.tasks import draw, inputs, source_of, text_columns
+from lib.tasks import draw, fit, inputs, source_of, text_columns
 
 WEIGHTS = (0.0, 0.1, 0.5, 1.0)
 LAYERS = {
@@ -62,11 +62,11 @@ def run(task: str, shots: int, seed: int, setting: str) -> Content:
     if share is not None:
         if which == "typical":  # stage 1, and next to no training
             scored = engine.paper(adaptation=None, random_state=seed, meta_epochs=1, learning_rate=1e-12)
-            score = scored.fit(inputs(rows), rows["y"], domains=rows["domain"].to_numpy()).typicality_
+            score = fit(scored, rows).typicality_
         else:
             score = np.random.default_rng(seed).random(len(rows))
         rows = most_typical(rows, score, share)
-    clf.fit(inputs(rows), rows["y"], domains=rows["domain"].to_numpy())
+    fit(clf, rows)
     seconds = time.perf_counter() - begin
     right = pd.Series(clf.predict(inputs(test)) == test["y"].to_numpy())
     cell = {

@@ -14,9 +14,9 @@ Writes results/throughput.md and .json (with the name of the device, unless that
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -104,14 +104,7 @@ class Bench:
             some = [dict(zip(("text", "text_pair"), x)) for x in some] if isinstance(X[0], tuple) else some
             return lambda: pipe(some, batch_size=self.batch, truncation=True, max_length=MAX_LENGTH)
 
-        def in_float32(call: Callable[[], Any]) -> Callable[[], Any]:
-            def run() -> None:
-                self.fitted.set_params(precision="float32")
-                call()
-                self.fitted.set_params(precision="auto")
-
-            return run
-
+        in_float32 = copy.copy(self.fitted).set_params(precision="float32")
         calls = {
             ENCODE[0]: self.sentence_transformer(torch.float32, self.batch, n),
             ENCODE[1]: self.sentence_transformer(torch.bfloat16, self.batch, n),
@@ -121,11 +114,13 @@ class Bench:
             "skmft transform": lambda: self.fitted.transform(X),
             "skmft predict": lambda: self.fitted.predict(X),
             "skmft stage 1 (fit up to stage 2)": self.stage1,
-            "skmft transform, float32": in_float32(lambda: self.fitted.transform(X)),
+            "skmft transform, float32": lambda: in_float32.transform(X),
         }
-        quarter = {name: n // (4 if name.startswith("pipeline") else 1) for name in calls}
-        skipped = "bfloat16" if self.dtype == torch.float32 else "no such name"
-        return {name: (call, quarter[name]) for name, call in calls.items() if skipped not in name}
+        return {
+            name: (call, n // 4 if name.startswith("pipeline") else n)
+            for name, call in calls.items()
+            if self.bf16 or "bfloat16" not in name
+        }
 
     def stage1(self) -> None:
         from skorch.callbacks import Callback
@@ -149,8 +144,7 @@ class Bench:
     # --- training: callables that return seconds of one epoch over the first n_train texts, nothing else counted
 
     def training(self, workers: int) -> dict[str, Callable[[], float]]:
-        best = {"train_sampling_strategy": "group_by_length", "dataloader_num_workers": workers}
-        best |= self.bf16
+        best = {"train_sampling_strategy": "group_by_length", "dataloader_num_workers": workers, **self.bf16}
         return {
             "Trainer, its defaults": self.trainer,
             "Trainer at its best": lambda: self.trainer(**best),
@@ -179,17 +173,12 @@ class Bench:
         import transformers
 
         n = self.n_train
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            self.folder, num_labels=len(set(self.labels)), dtype=torch.float32, **config
-        )
+        config |= {"num_labels": len(set(self.labels)), "dtype": torch.float32}
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(self.folder, **config)
         tokenizer = engine.load_tokenizer(engine.find_encoder(self.folder), MAX_LENGTH)
         parts = [list(part) for part in zip(*self.X[:n])] if isinstance(self.X[0], tuple) else [self.X[:n]]
-        encoded = tokenizer(
-            *parts,
-            truncation=True,
-            max_length=MAX_LENGTH,
-            return_token_type_ids=engine.reads_token_types(model.base_model),
-        )
+        types = engine.reads_token_types(model.base_model)
+        encoded = tokenizer(*parts, truncation=True, max_length=MAX_LENGTH, return_token_type_ids=types)
         return model, tokenizer, [{**{k: v[i] for k, v in encoded.items()}, "labels": self.labels[i]} for i in range(n)]
 
     def trainer(self, attention_dropout: float | None = None, **arguments: Any) -> float:
@@ -210,15 +199,12 @@ class Bench:
         config = {} if attention_dropout is None else {"attention_probs_dropout_prob": attention_dropout}
         model, tokenizer, rows = self.model_and_rows(**config)
         with tempfile.TemporaryDirectory() as folder:
-            settings = transformers.TrainingArguments(
-                output_dir=folder,
-                per_device_train_batch_size=self.batch,
-                num_train_epochs=1,
-                disable_tqdm=True,
-                use_cpu=self.device == "cpu",
-                **QUIET,
-                **arguments,
-            )
+            arguments |= {
+                "per_device_train_batch_size": self.batch,
+                "num_train_epochs": 1,
+                "use_cpu": self.device == "cpu",
+            }
+            settings = transformers.TrainingArguments(output_dir=folder, disable_tqdm=True, **QUIET, **arguments)
             collate = transformers.DataCollatorWithPadding(tokenizer)
             trainer = transformers.Trainer(model, settings, train_dataset=rows, data_collator=collate)
             trainer.remove_callback(transformers.PrinterCallback)
@@ -235,13 +221,9 @@ class Bench:
 
         model, tokenizer, rows = self.model_and_rows()
 
-        class Logits(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.model = model
-
-            def forward(self, **batch: Any) -> Any:
-                return self.model(**batch).logits
+        class Loss(torch.nn.CrossEntropyLoss):
+            def forward(self, output: Any, y: Any) -> Any:
+                return super().forward(output[0], y)  # logits come first
 
         class Rows(torch.utils.data.Dataset):
             def __len__(self) -> int:
@@ -255,8 +237,8 @@ class Bench:
             return batch, batch.pop("labels")
 
         net = NeuralNet(
-            Logits,
-            criterion=torch.nn.CrossEntropyLoss,
+            model,
+            criterion=Loss,
             optimizer=torch.optim.AdamW,
             lr=5e-5,
             max_epochs=1,
@@ -349,10 +331,8 @@ def latency(bench: Bench, repeats: int) -> dict[str, list[float]]:
     bench.fitted.set_params(adaptation="full", adaptation_epochs=1).adapt(bench.X[:64], bench.y[:64], domain=name)
     out = {}
     for rows, domain in ((1, None), (1, name), (32, None), (32, name)):
-        took = [
-            1000 * seconds(partial(bench.fitted.predict, bench.X[i : i + rows], domains=domain))
-            for i in range(repeats if rows == 1 else max(20, repeats // 5))
-        ]
+        parts = [bench.X[i : i + rows] for i in range(repeats if rows == 1 else max(20, repeats // 5))]
+        took = [1000 * seconds(partial(bench.fitted.predict, part, domains=domain)) for part in parts]
         who = "meta-learner" if domain is None else "a domain's own model"
         out[f"{rows} row{'s' * (rows > 1)}, {who}"] = [float(np.quantile(took, q)) for q in (0.5, 0.99)]
     return out
@@ -456,9 +436,7 @@ def bert_base_shape() -> str:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    options.add_argument(
-        "--encoder", default="minilm", help="minilm, base (BERT-base's shape, random weights), or a folder"
-    )
+    options.add_argument("--encoder", default="minilm", help="minilm, base (BERT-base's shape, random), or a folder")
     options.add_argument("--device", default="cpu")
     options.add_argument("--batch", type=int, nargs="+", default=[32])
     options.add_argument("--texts", type=int, default=2000)
@@ -472,14 +450,13 @@ def main() -> None:
     shown = "" if args.device == "cpu" else f" --device {args.device} --encoder {args.encoder}"
     shown = f"--tasks {' '.join(args.tasks)}{shown} --batch {' '.join(map(str, args.batch))}"
     args.command = f"python benchmarks/throughput.py {shown}"
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     start()
     import transformers
 
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")  # the Trainer's, of more workers than cores
-    folder = {"minilm": engine.find_encoder(engine.DEFAULT_MODEL).folder}.get(args.encoder, args.encoder)
-    folder = bert_base_shape() if args.encoder == "base" else folder
+    minilm = engine.find_encoder(engine.DEFAULT_MODEL)
+    folder = bert_base_shape() if args.encoder == "base" else {"minilm": minilm.folder}.get(args.encoder, args.encoder)
     where, results = machine(), []
     name = "throughput" + ("" if args.device == "cpu" else f"_{args.device.split(':')[0]}")
     for task in args.tasks:

@@ -268,12 +268,11 @@ def test_a_failure_leaves_the_other_cells(b, bench, monkeypatch, capsys):
     assert "amazon-8-tfidf-0: RuntimeError: no luck" in capsys.readouterr().err
 
 
-def test_budget_of_hours(bench):
-    code, cells = bench("--hours", "0")
-    assert code == 0
-    assert not cells
-    _, cells = bench("--plan")
-    assert not cells
+def test_a_plan_runs_nothing(bench, capsys):
+    code, cells = bench("--plan", methods=("mix", "single"))
+    assert code == 0 and not cells
+    out = capsys.readouterr().out
+    assert "0 cells are finished, 2 to do" in out and "single" in out
 
 
 @pytest.mark.slow

@@ -83,6 +83,17 @@ def inputs(frame: pd.DataFrame) -> pd.Series | pd.DataFrame:
     return frame[text_columns(frame)] if "text2" in frame else frame["text"]
 
 
+def fit(clf: Any, rows: pd.DataFrame) -> Any:
+    """Fit a classifier on a frame's rows."""
+    return clf.fit(inputs(rows), rows["y"].to_numpy(), domains=rows["domain"].to_numpy())
+
+
+def adapt(clf: Any, rows: pd.DataFrame) -> None:
+    """Adapt a fitted classifier to every domain of a frame's rows."""
+    for domain, own in rows.groupby("domain"):
+        clf.adapt(inputs(own), own["y"].to_numpy(), domain)
+
+
 def split(task: str, freeze: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training pool and frozen test set, or with `freeze` a task's first, whose hashes are written to be committed.
 
