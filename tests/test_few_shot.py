@@ -129,6 +129,7 @@ def test_older_cells_are_read_with_todays_names(b):
         "batch_size": 32,
         "optimizer_params": {"warmup_ratio": 0.2},
         "unknown_domain": "ignore",
+        "recipe": None,
     }
     ours = {**made, "warmup_ratio": 0.1, "meta_epochs": "auto", "lora_rank": 8, "lora_alpha": 16}
     ours |= {"lora_target_modules": None, "contrastive_temperature": 0.1, "corruption_labels": "epoch"}

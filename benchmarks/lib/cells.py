@@ -104,9 +104,10 @@ def with_todays_names(cell: Content) -> Content:
     settings["unknown_domain"] = settings["unknown_domain"].replace("meta", "ignore")
     if "meta_epochs" in settings:
         settings["lora_config"] = changed({"lora_rank": 8, "lora_alpha": 16, "lora_target_modules": None}) or None
-        recipe = changed({"corruption_layers": [-1], "corruption_labels": "epoch", "contrastive_temperature": 0.1})
-        given = [f"{name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in recipe.items()]
-        settings["recipe"] = f"MetaFineTuning({', '.join(given)})" if given else None
+    recipe = changed({"corruption_layers": [-1], "corruption_labels": "epoch", "contrastive_temperature": 0.1})
+    given = [f"{name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in recipe.items()]
+    settings["recipe"] = f"MetaFineTuning({', '.join(given)})" if given else None
+    changed({"adversarial_weight": 0.1, "adversarial_schedule": "ramp"})  # no cell has other values
     return {**cell, "settings": settings}
 
 
