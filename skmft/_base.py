@@ -313,7 +313,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Members of `classes_`.
         """
-        return self.classes_[self._logits(X, domains).argmax(axis=1)]
+        best = self._logits(X, domains).argmax(axis=1)  # says so where there was no fit
+        return self.classes_[best]
 
     def score(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.
