@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import Callback
 
-from ._base import BaseTextClassifier
 from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._meta_learner import MetaLearnerMixin
@@ -47,7 +45,7 @@ PAPER: Params = {  # what `from_paper` sets
 }
 
 
-class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaLearnerMixin, BaseTextClassifier):
+class MetaFineTunedClassifier(MetaLearnerMixin):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
 
     >>> from skmft import MetaFineTunedClassifier
