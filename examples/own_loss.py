@@ -29,8 +29,8 @@ class Coral(Recipe):
 
     def terms(self, model, output, batch):
         groups = [output.embedding[batch["domain"] == k] for k in batch["domain"].unique()]
-        moments = torch.stack([torch.cat([z.mean(0, keepdim=True), z.T.cov(correction=0)]) for z in groups])
-        distance = (moments - moments.mean(0)).square().sum((1, 2)).mean()
+        moments = (torch.stack([z.mean(0) for z in groups]), torch.stack([z.T.cov(correction=0) for z in groups]))
+        distance = sum((m - m.mean(0)).square().mean() for m in moments)
         return {**super().terms(model, output, batch), "coral": (self.weight, distance)}
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--synthetic", action="store_true", help="made-up texts in place of rated snippets")
     parser.add_argument("--model", default=MetaFineTunedClassifier().model)
-    parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 10.0])
+    parser.add_argument("--weights", type=float, nargs="+", default=[1.0, 10.0, 100.0])
     parser.add_argument("--epochs", type=int, default=10)
     args = parser.parse_args()
     X, y, d = make_multi_domain_texts(999) if args.synthetic else fetch_rated_snippets(return_X_y_domains=True)

@@ -580,7 +580,7 @@ def test_coral_is_the_distance_of_first_and_second_moments():
     E, d = rng.normal(size=(12, 4)), np.arange(12) % 3
     parts = [E[d == k] for k in range(3)]
     means, covariances = np.stack([p.mean(0) for p in parts]), np.stack([np.cov(p.T, bias=True) for p in parts])
-    expected = sum(np.square(m - m.mean(0)).sum() for m in (means, covariances)) / 3
+    expected = sum(np.square(m - m.mean(0)).mean() for m in (means, covariances))
     batch = {"domain": torch.from_numpy(d), "y": torch.zeros(12, dtype=torch.int64), "weight": torch.ones(12)}
     output = ModelOutput(torch.zeros(12, 2), torch.from_numpy(E), [])
     weight, value = coral(0.5).terms(None, output, batch)["coral"]
