@@ -2,7 +2,10 @@
 
 import copy
 import pickle
+import runpy
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from skmft import MetaFineTunedClassifier
+from skmft._engine.model import ModelOutput
 from skmft.recipes import MetaFineTuning, MultiTask, Recipe, SingleDomain, Trained
 
 BRIEF = {"meta_epochs": 2, "adaptation": None}
@@ -563,3 +567,34 @@ def test_a_stage_changes_none_of_its_arguments(make, data, monkeypatch):
     clf = make(recipe=Checks(), **BRIEF).fit(X, y, domains=d)
     assert Checks.looked == [True]
     assert same(clf, make(recipe=WithHead(), **BRIEF).fit(X, y, domains=d))
+
+
+# ------------------------------------------------------------------ the example
+
+OWN_LOSS = Path(__file__).resolve().parents[1] / "examples" / "own_loss.py"
+
+
+def test_coral_is_the_distance_of_first_and_second_moments():
+    coral = runpy.run_path(str(OWN_LOSS))["Coral"]
+    rng = np.random.default_rng(0)
+    E, d = rng.normal(size=(12, 4)), np.arange(12) % 3
+    parts = [E[d == k] for k in range(3)]
+    means, covariances = np.stack([p.mean(0) for p in parts]), np.stack([np.cov(p.T, bias=True) for p in parts])
+    expected = sum(np.square(m - m.mean(0)).mean() for m in (means, covariances))
+    batch = {"domain": torch.from_numpy(d), "y": torch.zeros(12, dtype=torch.int64), "weight": torch.ones(12)}
+    output = ModelOutput(torch.zeros(12, 2), torch.from_numpy(E), [])
+    weight, value = coral(0.5).terms(None, output, batch)["coral"]
+    assert weight == 0.5 and value.item() == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_the_example_prints_a_table_and_searches_the_weight(tiny, capsys, monkeypatch):
+    arguments = ["--synthetic", "--epochs", "1", "--weights", "0.5", "2", "--model", tiny]
+    monkeypatch.setattr(sys, "argv", [str(OWN_LOSS), *arguments])
+    runpy.run_path(str(OWN_LOSS), run_name="__main__")
+    out = capsys.readouterr().out
+    for line in ("default ", "label loss alone ", "CORAL "):
+        [numbers] = [row.split()[-2:] for row in out.splitlines() if row.startswith(line) and "by weight" not in row]
+        assert all(0 <= float(number) <= 1 for number in numbers)
+    assert "known domains  domain 2 (new)" in out
+    assert "CORAL by weight, on held-out domains: {0.5: " in out and ", 2.0: " in out
