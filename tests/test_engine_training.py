@@ -230,6 +230,27 @@ def test_the_loss_is_the_weighted_sum_of_the_terms(module_and_rows):
     assert progress == pytest.approx([step / 6 for step in range(6)])
 
 
+def test_the_gradient_is_that_of_the_weighted_sum(module_and_rows):
+    module, rows = module_and_rows
+    twin, plain = copy.deepcopy(module), copy.deepcopy(module)
+
+    def size(output):
+        return output.embedding.square().mean()
+
+    def apart(model, output, batch):
+        return {**PLAIN(model, output, batch), "size": (0.5, size(output))}
+
+    def together(model, output, batch):
+        return {"loss": PLAIN(model, output, batch)["label_loss"] + 0.5 * size(output)}
+
+    for model, terms in ((module, apart), (twin, together), (plain, PLAIN)):
+        train(model, rows, terms, epochs=1, batch_size=20)
+    a, b, c = (torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (module, twin, plain))
+    # AdamW's first step is the sign of a gradient, which rounding decides where it is next to 0
+    assert ((a - b).abs() > 1e-5).float().mean() < 0.01
+    assert ((a - c).abs() > 1e-5).float().mean() > 0.1
+
+
 def test_a_term_of_weight_zero_trains_nothing(module_and_rows):
     module, rows = module_and_rows
     module.heads["own"] = torch.nn.Linear(32, 1)
