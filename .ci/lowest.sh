@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 torch=$(sed -n 's/^ *"torch>=\(.*\)",$/torch==\1/p' pyproject.toml)
 python3 -m venv "$1/lowest"
 . "$1/lowest/bin/activate"
-pip install -c constraints.txt uv
-pip install "$torch"
+pip install -q -c constraints.txt uv
+pip install -q "$torch"
 before=$(python -c "import torch; print(torch.__version__)")
 uv pip install --resolution lowest-direct -e ".[test]"
 test "$before" = "$(python -c "import torch; print(torch.__version__)")"  # uv has left it alone

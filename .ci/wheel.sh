@@ -12,14 +12,14 @@ mkdir "$work/sdist" "$work/elsewhere"
 tar -xzf "$work"/dist/*.tar.gz -C "$work/sdist" --strip-components=1
 cd "$work/sdist"
 python -c "import skmft; assert skmft.__file__.startswith('$work/sdist/'), skmft.__file__"
-python -m pytest -q tests/test_corruption.py tests/test_metrics.py tests/test_typicality.py tests/test_import.py
+python -m pytest -q -m "not slow" tests/test_method_*.py tests/test_metrics.py tests/test_house.py
 
 # the quick start from the wheel, in an environment that has nothing but the wheel and what it asks for
 cp -r "$top/examples" "$work/elsewhere"
 cd "$work/elsewhere"
 python3 -m venv venv
 . venv/bin/activate
-pip install -c "$top/constraints.txt" "skmft[demo] @ file://$(echo "$work"/dist/*.whl)"
+pip install -q -c "$top/constraints.txt" "skmft[demo] @ file://$(echo "$work"/dist/*.whl)"
 pip check
 python - <<'END'
 import importlib, pkgutil, skmft

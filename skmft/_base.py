@@ -136,7 +136,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         rows = Rows(
             tokens, data.labels, data.domains, data.sample_weight, data.classes, data.domain_names, self.class_weight
         )
-        layer_indices(recipe.layers(rows), encoder.config.num_hidden_layers, "corruption_layers")
+        named = "corruption_layers" if hasattr(recipe, "corruption_layers") else f"{type(recipe).__name__}.layers"
+        layer_indices(recipe.layers(rows), encoder.config.num_hidden_layers, named)
         self._check_same(rows, runtime)
         if not data.has_domains and self._without_domains is not None:
             warnings.warn(
@@ -312,7 +313,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Members of `classes_`.
         """
-        return self.classes_[self._logits(X, domains).argmax(axis=1)]
+        best = self._logits(X, domains).argmax(axis=1)  # says so where there was no fit, so before classes_
+        return self.classes_[best]
 
     def score(self, X: Texts, y: ArrayLike, domains: Domains = None, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of ``predict(X, domains)``.

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseTextClassifier
@@ -17,7 +18,7 @@ from ._method.typicality import similarities, typicality
 from ._typing import Domains, Name, Texts
 
 
-class MetaLearnerMixin(BaseTextClassifier):
+class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTextClassifier):
     """`adapt`, `transform` and `typicality` of `skmft.MetaFineTunedClassifier`."""
 
     prototypes_: NDArray[np.float64]

@@ -42,7 +42,7 @@ class TrainingRecipe(Protocol):
 class Trained:
     """What a training found.
 
-    Attributes
+    Parameters
     ----------
     model : TextClassifier
         Answers rows of unknown domains; the start of stage 3.
@@ -61,7 +61,7 @@ class Trained:
 class Stage:
     """What a recipe trains with: the pre-trained encoder and the classifier's settings.
 
-    Attributes
+    Parameters
     ----------
     encoder : transformers.PreTrainedModel
         As it was pre-trained; every model gets a copy.
@@ -94,6 +94,10 @@ class Stage:
             Where they hold embeddings, the label head starts as a logistic regression on those.
         n_outputs : int, default=None
             Outputs of the label head; one for each class by default.
+
+        Returns
+        -------
+        TextClassifier
         """
         with self.runtime.generators("label head"):
             outputs = len(rows.classes) if n_outputs is None else n_outputs
@@ -134,6 +138,10 @@ class Stage:
             What the seed of this training is derived from; a second round takes another.
         description : str, default=None
             Label of the progress bar.
+
+        Returns
+        -------
+        Trained
         """
         start: dict[str, torch.Tensor] = {}
         if rows.probe is not None and self.weight_interpolation < 1:
@@ -155,7 +163,17 @@ class Stage:
         return Trained(model, [{"stage": "meta", "epochs": epochs, **record} for record in records])
 
     def logits(self, model: TextClassifier, rows: Rows) -> NDArray[np.float32]:
-        """A model's logits of rows, shape (n_rows, n_outputs), without dropout."""
+        """A model's logits of rows, without dropout.
+
+        Parameters
+        ----------
+        model : TextClassifier
+        rows : Rows
+
+        Returns
+        -------
+        ndarray of float32, shape (n_rows, n_outputs)
+        """
         model = model.to(self.runtime.device).eval()
         return run_in_batches(
             model.label_logits,
@@ -166,11 +184,30 @@ class Stage:
         )
 
     def epochs(self, n_rows: int) -> int:
-        """Epochs on so many rows: the classifier's ``meta_epochs``, "auto" resolved."""
+        """Epochs on so many rows: the classifier's ``meta_epochs``, "auto" resolved.
+
+        Parameters
+        ----------
+        n_rows : int
+
+        Returns
+        -------
+        int
+        """
         if isinstance(self.meta_epochs, str):
             return auto_epochs(n_rows, self.settings.batch_size, **META_EPOCHS)
         return self.meta_epochs
 
     def seed(self, purpose: str) -> int:
-        """A seed of the recipe's own, derived from the classifier's."""
+        """A seed of the recipe's own, derived from the classifier's.
+
+        Parameters
+        ----------
+        purpose : str
+            What it is for; another purpose has another seed.
+
+        Returns
+        -------
+        int
+        """
         return self.runtime.derive(purpose)

@@ -7,7 +7,9 @@ domains or adapts to domains afterwards.
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._parameters import CONSTRAINTS, EPOCHS
 from ._typing import Name
+from .classifier import MetaFineTunedClassifier
 from .recipes import DomainAdversarial, MultiTask, Recipe, SingleDomain
 
 __all__ = [
@@ -31,93 +34,40 @@ __all__ = [
 
 T = TypeVar("T")
 
-_PARAMETERS = """Parameters
-    ----------
-    model : str or path, default="sentence-transformers/all-MiniLM-L6-v2"
-        Hugging Face name or local folder of a pre-trained encoder, as in `MetaFineTunedClassifier`; so are all others.
-    learning_rate : float, default=1e-4
-        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0.
-    batch_size : int, default=32
-        Most rows of a batch in training; all batches of an epoch are of one size, but for a row.
-    epochs : int or "auto", default="auto"
-        {epochs}
-    domain_column : str or int, default=None
-        Column of a DataFrame X that holds the domain.
-    random_state : int, RandomState instance or None, default=None
-        Seeds heads, order and dropout.
-    max_length : int, default=128
-        Most tokens of a row, special tokens included; longer ones are cut.
-    pooling : {"mean", "cls"}, default="mean"
-        How token vectors become one vector per text: mean over real tokens, or the first token.
-    pair_encoding : {"cross", "bi", "auto"}, default="cross"
-        Whether the texts of a pair are encoded together, as one row of tokens, or each by itself, or the latter for up to
-        5,000 rows.
-    class_weight : "balanced", dict or None, default=None
-        As in scikit-learn, over the rows that a model is trained on.
-    recipe : skmft.recipes.Recipe, default=None
-        {recipe}
-    unknown_domain : {"ignore", "error"}, default="ignore"
-        {unknown}
-    optimizer_params : dict, default=None
-        Some of ``{"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}``, whose values are the defaults.
-    callbacks : list of skorch.callbacks.Callback, default=None
-        Copies are called in every training.
-    device : str or torch.device, default="auto"
-        ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Forward passes are autocast to this type; ``"auto"`` is bfloat16 where the device multiplies it natively.
-    memory : str, path or joblib.Memory, default=None
-        Folder where token ids are kept, one per text, so that each is computed only once.
-    distributed : bool, default=False
-        Whether `fit` trains in all processes that ``accelerate launch`` or ``torchrun`` started.
-    verbose : int, default=0
-        1 shows the parameters that are not the defaults, and a bar per training; 2 adds skorch's own messages."""
 _AUTO = """``"auto"`` is 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``; the ``meta_epochs`` of `MetaFineTunedClassifier`."""
-_ATTRIBUTES = """Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
-    domains_ : ndarray of shape (n_domains,)
-        Domain names of `fit`, sorted.
-    adapted_domains_ : ndarray of shape (n_adapted,)
-        Names of the domains that have a model or a head of their own.
-    class_counts_ : ndarray of int, shape (n_domains, n_classes)
-        Training rows (of weight above 0) of every domain and class.
-    history_ : list of dict
-        One entry per epoch{history}, in the form of `MetaFineTunedClassifier.history_`; its ``stage`` is "meta".
-    meta_learner_ : torch.nn.Module
-        {model}
-    seed_ : int
-        The seed that all others derive from.
-    n_features_in_ : int
-        Text columns, 1 or 2; only if X was two-dimensional.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the text columns; only if X was a DataFrame."""
+_ATTRIBUTES = "classes_ domains_ class_counts_ seed_ n_features_in_ feature_names_in_".split()
 
 
 def _documented(
-    *,
-    epochs: str = _AUTO,
-    unknown: str,
-    recipe: str,
-    history: str = "",
-    model: str = "The network.",
+    *, epochs: str = _AUTO, unknown: str, recipe: str, history: str = "", model: str = "The network."
 ) -> Callable[[type[T]], type[T]]:
-    """Put the shared sections into a class's docstring."""
+    """Fill a class's docstring: what all classifiers share comes from that of `MetaFineTunedClassifier`."""
 
     def fill(cls: type[T]) -> type[T]:
-        text = cls.__doc__ or ""  # without docstrings under python -OO
-        text = text.replace("{parameters}", _PARAMETERS).replace("{attributes}", _ATTRIBUTES)
-        for name, value in {
-            "epochs": epochs,
-            "unknown": unknown,
-            "recipe": recipe,
-            "history": history,
-            "model": model,
-        }.items():
-            text = text.replace(f"{{{name}}}", value)
-        cls.__doc__ = text
+        blocks = {  # by name: the entry of a parameter or attribute
+            found[1]: found[0]
+            for found in re.finditer(
+                r"^    (\w+) : .*\n(?:        .*\n|\n(?=        ))+", MetaFineTunedClassifier.__doc__ or "", re.M
+            )
+        }
+        blocks |= {
+            "pair_encoding": blocks.get("pair_encoding", "").replace('default="auto"', 'default="cross"'),
+            "epochs": f'    epochs : int or "auto", default="auto"\n        {epochs}\n',
+            "recipe": f"    recipe : skmft.recipes.Recipe, default=None\n        {recipe}\n",
+            "unknown_domain": f'    unknown_domain : {{"ignore", "error"}}, default="ignore"\n        {unknown}\n',
+        }
+        parameters = "".join(blocks.get(name, "") for name in inspect.signature(cls).parameters)
+        attributes = "".join(blocks.get(name, "") for name in _ATTRIBUTES) + (
+            "    adapted_domains_ : ndarray of shape (n_adapted,)\n"
+            "        Names of the domains that have a model or a head of their own.\n"
+            "    history_ : list of dict\n"
+            f'        One entry per epoch{history}, as `MetaFineTunedClassifier` has them; its ``stage`` is "meta".\n'
+            f"    meta_learner_ : torch.nn.Module\n        {model}"
+        )
+        text = cls.__doc__ or ""
+        text = text.replace("{parameters}", f"Parameters\n    ----------\n{parameters}".rstrip())
+        cls.__doc__ = text.replace("{attributes}", f"Attributes\n    ----------\n{attributes}")
         return cls
 
     return fill

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import Callback
 
-from ._base import BaseTextClassifier
 from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
-from ._meta_learner import MetaLearnerMixin
+from ._meta_learner import BaseMetaLearner
 from ._parameters import CONSTRAINTS, EPOCHS
 from ._typing import Name, Params
 from .recipes import MetaFineTuning, Recipe
@@ -47,7 +45,7 @@ PAPER: Params = {  # what `from_paper` sets
 }
 
 
-class MetaFineTunedClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MetaLearnerMixin, BaseTextClassifier):
+class MetaFineTunedClassifier(BaseMetaLearner):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
 
     >>> from skmft import MetaFineTunedClassifier

@@ -279,7 +279,7 @@ class DomainScorer:
             domains = column_of(X, column)
             if domains is None:
                 raise ValueError(
-                    f"{self!r} needs the domain of every row. Pass domains=, under sklearn.set_config(enable_metadata_routing="
+                    f"{self!r} got no domains. Pass domains=, under sklearn.set_config(enable_metadata_routing="
                     f"True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
                 )
         elif self._takes_domains(estimator):
@@ -293,8 +293,9 @@ class DomainScorer:
         answers, kwargs = np.asarray(getattr(estimator, self.response_method)(X, **passed)), self.kwargs
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
-        y, everything = np.asarray(y), np.arange(len(answers))
-        groups = [everything] if self.average == "micro" else rows_by_domain(domains, "y", len(y)).values()
+        y = np.asarray(y)
+        check_lengths("y", len(y), **{f"{self.response_method}(X)": answers})
+        groups: Any = [slice(None)] if self.average == "micro" else rows_by_domain(domains, "y", len(y)).values()
         sign = 1 if self.greater_is_better else -1
         scores = [sign * self.metric(y[rows], answers[rows], **kwargs) for rows in groups]
         return float(np.min(scores) if self.average == "worst" else np.mean(scores))
@@ -307,8 +308,7 @@ class DomainScorer:
         if "labels" in given and given["labels"] is None:  # a domain may lack a class
             kwargs["labels"] = classes
         if len(classes) == 2:
-            asked = given.get("pos_label")
-            positive = classes[1] if asked is None else asked
+            positive = classes[1] if given.get("pos_label") is None else given["pos_label"]
             if positive not in classes:
                 raise ValueError(
                     f"{self!r} has pos_label={positive!r}, which is not one of the classes {classes}; pass one of them to "

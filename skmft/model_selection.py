@@ -253,7 +253,7 @@ class FewShotSplit(_DomainSplitter):
     shots : int
         Training rows of every class in every domain, or of every domain (see `per`).
     per : {"class_and_domain", "domain"}, default="class_and_domain"
-        Per "domain" the classes come as they fall, and `split` needs no labels.
+        With "domain" the classes come as they fall, and `split` needs no labels.
     n_repeats : int, default=10
         Draws.
     test_size : float, int or None, default=None
@@ -351,9 +351,7 @@ class LeaveOneDomainOut(_DomainSplitter):
 
     def _draw(self, cells: _Cells) -> Iterator[Split]:
         if not cells.domain.any():
-            raise ValueError(
-                f"All rows are of one domain ({cells.domain_names[0]}); holding one out needs at least two."
-            )
+            raise ValueError(f"{cells.domain_names[0]} has all the rows; holding one domain out needs at least two.")
         rng = check_random_state(self.random_state)
         for train, held in LeaveOneGroupOut().split(cells.domain, groups=cells.domain):
             if len(held) <= self.shots:

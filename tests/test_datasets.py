@@ -403,6 +403,7 @@ def test_damaged_mnli(tmp_path, monkeypatch):
         r"should have none: \[\('sport', 'contradiction'\)\]": [*rows, {**rows[0], "genre": "sport"}],
         r"KeyError: 'label'": [*rows, {k: v for k, v in rows[4].items() if k != "label"}],
         r"not all texts are strings": [*rows, {**rows[1], "premise": None}],
+        r"TypeError": [*rows, ["not", "a", "row"]],
     }
     for match, other in changed.items():
         refused("mnli_genres", write_mnli(tmp_path, rows=other), match)

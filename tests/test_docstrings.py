@@ -19,7 +19,7 @@ MODULES = [
     "skmft.inspection",
     "skmft.metrics",
     "skmft.model_selection",
-    "skmft.persistence",
+    "skmft.recipes",
 ]
 # What numpydoc is asked. Left out is what this project does in its own way: where the quotes stand (GL01, GL02), summaries
 # that are phrases (SS05, SS06), entries whose type says all, such as `y : array-like, shape (n_samples,)` (PR07, RT03),
@@ -64,10 +64,20 @@ def public_names():
 # Described elsewhere: the docstring names that place, whose parameters are the same but for what is here passed before them.
 ELSEWHERE = {
     "skmft.metrics.DomainScorer": ("skmft.metrics.make_domain_scorer", []),  # which makes it
-    "skmft.persistence.load": ("skmft.MetaFineTunedClassifier.load", ["cls"]),
-    "skmft.persistence.save": ("skmft.MetaFineTunedClassifier.save", ["clf"]),
 }
-NAMES = [name for name in public_names() if name not in ELSEWHERE]
+
+
+def is_an_answer(name):
+    """Whether it is a recipe's answer to a question of `Recipe`, where the question, parameters and result are described."""
+    recipes = importlib.import_module("skmft.recipes")
+    kind, _, method = name.removeprefix("skmft.recipes.").partition(".")
+    thing = getattr(recipes, kind, None)
+    is_recipe = inspect.isclass(thing) and issubclass(thing, recipes.Recipe) and thing is not recipes.Recipe
+    return is_recipe and hasattr(recipes.Recipe, method)
+
+
+ANSWERS = [name for name in public_names() if is_an_answer(name)]
+NAMES = [name for name in public_names() if name not in ELSEWHERE and name not in ANSWERS]
 
 
 def load(name):
@@ -90,7 +100,9 @@ def test_something_is_checked():
     assert len(NAMES) > 60
     assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.DomainScorer.__call__"} < set(NAMES)
     assert {"skmft.baselines.MixedDomainClassifier.predict", "skmft.datasets.fetch_fdu_mtl"} < set(NAMES)
-    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.persistence.StoredWeights"} < set(NAMES)
+    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.Recipe.terms"} < set(NAMES)
+    assert {"skmft.recipes.Stage.train", "skmft.recipes.Recipe.columns"} < set(NAMES)
+    assert "skmft.recipes.MetaFineTuning.terms" in ANSWERS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,6 +129,14 @@ def test_returns(name):
     if not inspect.isclass(thing):
         returned = inspect.signature(thing).return_annotation
         assert bool(doc["Returns"] or doc["Yields"]) == (returned not in (None, "None"))
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_of_recipes(name):
+    """They say what the answer is; parameters are those of the question."""
+    _, doc, parameters = load(name)
+    assert doc["Summary"] and doc["Summary"][0].endswith(".")
+    assert parameters == load(f"skmft.recipes.Recipe.{name.rpartition('.')[2]}")[2]
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -40,6 +40,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skmft import MetaFineTunedClassifier
 from skmft.metrics import make_domain_scorer
+from skmft.recipes import MetaFineTuning, Trained
 
 KEPT, DROPPED = "kept", "dropped"
 GRID = {"corruption_weight": [0.0, 0.1]}
@@ -57,6 +58,15 @@ def rows():
 X, Y, D = rows()
 DOMAIN_OF = {text.lower(): domain for text, domain in zip(X.tolist(), D.tolist())}
 FRAME = pd.DataFrame({"text": X, "domain": D})
+
+
+class Untrained(MetaFineTuning):
+    """No epoch at all: which domains arrive does not depend on it."""
+
+    def train(self, stage, rows):
+        model = stage.new_model(self, rows)
+        model.heads.clear()
+        return Trained(model, [])
 
 
 class Spy(MetaFineTunedClassifier):
@@ -296,7 +306,8 @@ CELLS = [(c, r, f) for c in CALLERS for r in (True, False) for f in ("domains=",
 @pytest.fixture
 def spy(make):
     Spy.fitted.clear(), Spy.predicted.clear()
-    return Spy(**make(meta_epochs=1, adaptation=None).get_params())
+    quick = {"recipe": Untrained(), "adaptation": None, "typicality_weighting": False, "head_init": "random"}
+    return Spy(**make(**quick).get_params(deep=False))
 
 
 FITS = {"fit", "clone, fit", "Pipeline.fit", "VotingClassifier.fit", "GridSearchCV, refit"}  # and predict nothing

@@ -1,4 +1,7 @@
-"""Forward passes over many texts: their order, their batches, and what happens where memory runs out."""
+"""Forward passes over many texts: their order, their batches, and what happens where memory runs out.
+
+What a user sees of the last is in test_engine_out_of_memory.py.
+"""
 
 import gc
 import warnings
@@ -10,7 +13,7 @@ import torch
 from conftest import make_texts
 
 from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
-from skmft._engine.inference import PretrainedEmbedder, embed, is_out_of_memory, run_in_batches
+from skmft._engine.inference import PretrainedEmbedder, embed, run_in_batches
 from skmft._engine.model import TextClassifier
 from skmft._engine.runtime import Runtime, isolated_generators
 from skmft._engine.tokens import TokenizedTexts, tokenize
@@ -171,33 +174,6 @@ def test_no_warning_where_all_fits(tokens):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_in_batches(Device(first_tokens, 40), tokens, width=1, max_tokens=400, runtime=FLOAT32)
-
-
-def test_prediction_and_typicality_halve_their_batches(fitted, data, monkeypatch):
-    X, y, d = data
-    expected = fitted.decision_function(X, domains=d), fitted.typicality(X, y, d), fitted.transform(X)
-    embedded = type(fitted.meta_learner_.encoder).forward
-
-    def limited(encoder, input_ids, *args, **kwargs):
-        if len(input_ids) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return embedded(encoder, input_ids, *args, **kwargs)
-
-    monkeypatch.setattr(type(fitted.meta_learner_.encoder), "forward", limited)
-    with pytest.warns(UserWarning, match="memory ran out"):
-        found = fitted.decision_function(X, domains=d), fitted.typicality(X, y, d), fitted.transform(X)
-    for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_errors_of_memory_are_recognised():
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 60, dtype=torch.uint8)  # the CPU's own
-    assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
-    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -329,29 +329,6 @@ def test_other_errors_are_passed_on(module_and_rows):
         train(*module_and_rows, terms)
 
 
-class Greedy(Recipe):
-    """Has room for so many rows."""
-
-    description = "greedy training"
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def terms(self, model, output, batch):
-        if len(batch["y"]) > self.rows:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return super().terms(model, output, batch)
-
-
-def test_a_smaller_batch_size_mends_it(make, data):
-    X, y, d = data
-    clf = make(recipe=Greedy(8), meta_epochs=1, adaptation=None, batch_size=16)
-    with pytest.raises(torch.OutOfMemoryError, match="greedy training: out of memory with batch_size=16"):
-        clf.fit(X, y, domains=d)
-    assert not hasattr(clf, "meta_learner_")
-    assert clf.set_params(batch_size=8).fit(X, y, domains=d).predict(X[:1]).shape == (1,)
-
-
 def test_same_seed_same_result_and_other_seed_other(module_and_rows):
     module, rows = module_and_rows
     results = []

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -19,32 +19,47 @@ import torch
 from conftest import make_texts
 from safetensors.torch import load_file, save_file
 from sklearn.model_selection import GridSearchCV
-from skmft.encoding import RowStore
-from skmft.networks import find_encoder, load_tokenizer, tokenizer_fingerprint
 
-from skmft import MetaFineTunedClassifier, encoding, stages
+from skmft import MetaFineTunedClassifier
+from skmft._engine.cache import RowStore
+from skmft._engine.encoder import find_encoder, load_tokenizer, tokenizer_fingerprint
+from skmft._engine.inference import embed
+from skmft._engine.tokens import tokenize
 
-GRID = {"corruption_weight": [0, 0.1, 1, 10]}
+GRID = {"corruption_weight": [0, 1]}
+FITS = 5  # of a search: candidates x 2 folds, and the best on all rows
+PLACES = {
+    "tokenize": ("skmft._base.tokenize", "skmft._engine.tokens.tokenize"),
+    "embed": ("skmft._engine.inference.embed",),
+}
+
+
+@contextmanager
+def noted(note):
+    """Call ``note(kind, items)`` with the texts that the tokenizer gets, and the rows that the pre-trained encoder does."""
+
+    def noting_tokenize(tokenizer, texts, *args, **kwargs):
+        note("tokenized", list(texts))
+        return tokenize(tokenizer, texts, *args, **kwargs)
+
+    def noting_embed(encoder, tokens, *args, **kwargs):
+        note("embedded", list(range(len(tokens))))
+        return embed(encoder, tokens, *args, **kwargs)
+
+    with ExitStack() as stack:
+        for place in PLACES["tokenize"]:
+            stack.enter_context(mock.patch(place, noting_tokenize))
+        for place in PLACES["embed"]:
+            stack.enter_context(mock.patch(place, noting_embed))
+        yield
 
 
 @pytest.fixture
-def counted(monkeypatch):
-    """Texts that the tokenizer and the pre-trained encoder really get."""
-    counts = {"tokenized": [], "embedded": 0}
-    tokenize, embed = encoding.tokenize, stages.Run.embed
-
-    def count_tokenize(tokenizer, texts, *args, **kwargs):
-        counts["tokenized"].extend(texts)
-        return tokenize(tokenizer, texts, *args, **kwargs)
-
-    def count_embed(run, encoder, tokens, *args):
-        counts["embedded"] += len(tokens)
-        return embed(run, encoder, tokens, *args)
-
-    monkeypatch.setattr(encoding, "tokenize", count_tokenize)
-    monkeypatch.setattr(stages, "tokenize", count_tokenize)
-    monkeypatch.setattr(stages.Run, "embed", count_embed)
-    return counts
+def counted():
+    """What the tokenizer and the pre-trained encoder really get."""
+    counts = {"tokenized": [], "embedded": []}
+    with noted(lambda kind, items: counts[kind].extend(items)):
+        yield counts
 
 
 def rows_in(folder, kind):
@@ -59,20 +74,20 @@ def rows_in(folder, kind):
 def search(clf, data, **params):
     X, y, d = data
     with sklearn.config_context(enable_metadata_routing=True):
-        return GridSearchCV(clf, GRID, cv=3, error_score="raise", **params).fit(X, y, domains=d)
+        return GridSearchCV(clf, GRID, cv=2, error_score="raise", **params).fit(X, y, domains=d)
 
 
 def test_each_text_once_in_a_search(make, data, tmp_path, counted):
     X = data[0]
-    clf = make(meta_epochs=1, adaptation_epochs=1, memory=tmp_path)
+    clf = make(meta_epochs=1, adaptation=None, memory=tmp_path)
     first = search(clf, data)
     assert sorted(counted["tokenized"]) == sorted(set(X))
-    assert counted["embedded"] == len(set(X)) == rows_in(tmp_path, "embeddings") == rows_in(tmp_path, "tokens")
+    assert len(counted["embedded"]) == len(set(X)) == rows_in(tmp_path, "embeddings") == rows_in(tmp_path, "tokens")
     again = search(clf, data)  # another run finds everything
-    assert len(counted["tokenized"]) == counted["embedded"] == len(set(X))
+    assert len(counted["tokenized"]) == len(counted["embedded"]) == len(set(X))
     np.testing.assert_array_equal(first.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"])
-    without = search(make(meta_epochs=1, adaptation_epochs=1), data)
-    assert len(counted["tokenized"]) > 10 * len(X)
+    without = search(make(meta_epochs=1, adaptation=None), data)
+    assert len(counted["tokenized"]) == len(set(X)) + FITS * len(X)
     np.testing.assert_allclose(first.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"])
 
 
@@ -84,46 +99,29 @@ def noting(log, processes=1):
     """
 
     class Noting(MetaFineTunedClassifier):
-        @contextmanager
-        def noted(self):
-            def note(kind, items):
-                with open(log, "a") as file:
-                    file.writelines(f"{os.getpid()}\t{kind}\t{item}\n" for item in items)
-
-            def tokenize(tokenizer, texts, *args, **kwargs):
-                note("tokenized", texts)
-                return plain_tokenize(tokenizer, texts, *args, **kwargs)
-
-            def embed(run, encoder, tokens, *args):
-                note("embedded", range(len(tokens)))
-                return plain_embed(run, encoder, tokens, *args)
-
-            plain_tokenize, plain_embed = encoding.tokenize, stages.Run.embed
-            with (
-                mock.patch.object(encoding, "tokenize", tokenize),
-                mock.patch.object(stages, "tokenize", tokenize),
-                mock.patch.object(stages.Run, "embed", embed),
-            ):
-                yield
-
-        def _fit(self, *args, **kwargs):
+        def fit(self, X, y, domains=None, sample_weight=None):
             Path(f"{log}.{os.getpid()}").touch()
             until = time.monotonic() + 60
             while len(list(log.parent.glob(f"{log.name}.*"))) < processes and time.monotonic() < until:
                 time.sleep(0.01)
-            with self.noted():
-                return super()._fit(*args, **kwargs)
+            with noted(write):
+                return super().fit(X, y, domains, sample_weight)
 
-        def _logits(self, *args, **kwargs):
-            with self.noted():
-                return super()._logits(*args, **kwargs)
+        def _logits(self, X, domains):
+            with noted(write):
+                return super()._logits(X, domains)
+
+    def write(kind, items):
+        with open(log, "a") as file:
+            file.writelines(f"{os.getpid()}\t{kind}\t{item}\n" for item in items)
 
     return Noting
 
 
+@pytest.mark.slow
 def test_each_text_once_in_two_processes(make, data, tmp_path):
     log, memory = tmp_path / "log", tmp_path / "memory"
-    clf = noting(log, processes=2)(**make(meta_epochs=1, adaptation_epochs=1, memory=str(memory)).get_params())
+    clf = noting(log, processes=2)(**make(meta_epochs=1, adaptation=None, memory=str(memory)).get_params())
     search(clf, data, n_jobs=2)
     _, kinds, items = zip(*(line.split("\t") for line in log.read_text().splitlines()))
     assert len({p.name for p in tmp_path.glob("log.*")} - {f"log.{os.getpid()}"}) == 2
@@ -137,9 +135,10 @@ def test_each_text_once_in_two_processes(make, data, tmp_path):
 
 def test_the_same_model_with_and_without(make, data, tmp_path):
     X, y, d = data
-    plain = make(corruption_weight=1).fit(X, y, domains=d)
+    plain = make(corruption_weight=1, meta_epochs=1, adaptation=None).fit(X, y, domains=d)
     for _ in range(2):  # filled, then read
-        kept = make(corruption_weight=1, memory=joblib.Memory(tmp_path, verbose=0)).fit(X, y, domains=d)
+        memory = joblib.Memory(tmp_path, verbose=0)
+        kept = make(corruption_weight=1, meta_epochs=1, adaptation=None, memory=memory).fit(X, y, domains=d)
         np.testing.assert_allclose(kept.typicality_, plain.typicality_, atol=1e-6)
         np.testing.assert_allclose(kept.predict_proba(X, d), plain.predict_proba(X, d), atol=1e-4)
         np.testing.assert_allclose(kept.typicality(X, y, d), plain.typicality_, atol=1e-6)
@@ -152,14 +151,13 @@ def test_pairs_and_token_types(make, tiny_models, tmp_path, token_types):
     X, y, d = make_texts(24)
     pairs = pd.DataFrame({"a": X, "b": X[::-1]})
     model = tiny_models["bert" if token_types else "roberta"]
-    plain = make(model=model).fit(pairs, y, domains=d)
+    quick = {"model": model, "meta_epochs": 1, "adaptation": None}
+    plain = make(**quick).fit(pairs, y, domains=d)
     for _ in range(2):
-        kept = make(model=model, memory=tmp_path).fit(pairs, y, domains=d)
+        kept = make(**quick, memory=tmp_path).fit(pairs, y, domains=d)
         np.testing.assert_array_equal(kept.predict_proba(pairs, d), plain.predict_proba(pairs, d))
-    single = make(model=model, memory=tmp_path).fit(X, y, domains=d)  # a text is no pair
-    np.testing.assert_allclose(
-        single.predict_proba(X, d), make(model=model).fit(X, y, d).predict_proba(X, d), atol=1e-5
-    )
+    single = make(**quick, memory=tmp_path).fit(X, y, domains=d)  # a text is no pair
+    np.testing.assert_allclose(single.predict_proba(X, d), make(**quick).fit(X, y, d).predict_proba(X, d), atol=1e-5)
 
 
 def test_what_the_arrays_depend_on(make, tiny_models, data, tmp_path, counted):
@@ -173,10 +171,10 @@ def test_what_the_arrays_depend_on(make, tiny_models, data, tmp_path, counted):
     ]
     for number, changes in enumerate(settings, start=1):
         make(meta_epochs=1, adaptation=None, memory=tmp_path, **changes).fit(X, y, domains=d)
-        assert counted["embedded"] == number * len(set(X)), changes
+        assert len(counted["embedded"]) == number * len(set(X)), changes
     for changes in ({"corruption_weight": 1}, {"typicality_balance": 0.1}, {"batch_size": 7}, {"random_state": 5}):
         make(meta_epochs=1, adaptation=None, memory=tmp_path, **changes).fit(X, y, domains=d)
-    assert counted["embedded"] == len(settings) * len(set(X))
+    assert len(counted["embedded"]) == len(settings) * len(set(X))
     assert len(counted["tokenized"]) == 3 * len(set(X))  # length and model alone
 
 
@@ -190,13 +188,13 @@ def test_other_weights_in_the_same_folder(make, tiny, data, tmp_path, counted):
     name = "embeddings.word_embeddings.weight"
     save_file({**weights, name: weights[name].flip(0).contiguous()}, folder / "model.safetensors", {"format": "pt"})
     after = clf.fit(X, y, domains=d).typicality_
-    assert counted["embedded"] == 2 * len(set(X)) and not np.allclose(before, after)
+    assert len(counted["embedded"]) == 2 * len(set(X)) and not np.allclose(before, after)
 
 
 def test_another_tokenizer_has_other_tokens(tiny):
     tokenizer = load_tokenizer(find_encoder(tiny), 32)
     before = tokenizer_fingerprint(tokenizer)
-    encoding.tokenize(tokenizer, ["good"], 8, False)  # sets a truncation
+    tokenize(tokenizer, ["good"], 8, False)  # sets a truncation
     assert tokenizer_fingerprint(tokenizer) == before
     assert before == tokenizer_fingerprint(load_tokenizer(find_encoder(tiny), 32))
     tokenizer.add_tokens(["zebra"])
@@ -230,6 +228,7 @@ def work(folder, number):
         assert all(np.array_equal(a, np.arange(i)) for a, i in zip(arrays, positions))
 
 
+@pytest.mark.slow
 def test_processes_compute_each_row_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=work, args=(str(tmp_path), n)) for n in range(2)]
@@ -265,9 +264,9 @@ def test_finished_candidates_hold_no_tensors(make, data):
     X, y, d = data
     frame = pd.DataFrame({"text": X, "domain": d})
     before = live_tensors()
-    search = GridSearchCV(make(domain_column="domain", meta_epochs=1), GRID, cv=2).fit(frame, y)
+    search = GridSearchCV(make(domain_column="domain", meta_epochs=1, adaptation_epochs=1), GRID, cv=2).fit(frame, y)
     best = search.best_estimator_
-    own = [*best.net_.module_.parameters(), *best.net_.module_.buffers()]
+    own = [*best.meta_learner_.parameters(), *best.meta_learner_.buffers()]
     own += [t for tensors in best.adapted_weights_.values() for t in tensors.values()]
     allowed = {t.untyped_storage().data_ptr() for t in own}
     left = {p: n for p, n in live_tensors().items() if p not in before and p not in allowed}

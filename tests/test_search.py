@@ -12,6 +12,7 @@ from dask.distributed import Client, LocalCluster, get_task_stream
 from joblib import parallel_config
 from sklearn.model_selection import GridSearchCV
 
+pytestmark = pytest.mark.slow  # the workers take a while to start
 README = Path(__file__).resolve().parents[1] / "README.md"
 GRID = {"corruption_weight": [0, 1]}
 TASKS = 4  # candidates x folds
@@ -91,7 +92,7 @@ def test_same_scores_and_data_sent_once(make, data, client, one_thread):
     assert len({task["worker"] for task in stream.data}) == 2  # both took part
 
 
-@pytest.mark.filterwarnings("ignore:domains were not given")
+@pytest.mark.filterwarnings("ignore:domains= was not given")
 def test_a_lazy_X_has_to_be_named_to_be_sent_once(make, data, client, one_thread):
     X, y, _ = data
     clf = make(meta_epochs=1, adaptation=None)
@@ -122,4 +123,4 @@ def test_the_example_of_the_readme(make, data, client, monkeypatch):
     exec(compile(block, str(README), "exec"), {"search": grid, "frame": pd.DataFrame({"text": X, "domain": d}), "y": y})
     assert started == [{"n_workers": 2, "threads_per_worker": 1}]
     assert len(grid.cv_results_["mean_test_score"]) == 2
-    assert grid.best_estimator_.net_.module_ is not None
+    assert grid.best_estimator_.meta_learner_ is not None

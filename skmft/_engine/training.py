@@ -139,7 +139,7 @@ class FineTuningNet(NeuralNet):
             )
         for name, value in zip(terms, each):
             self.history.record_batch(name, value)
-        self.loss_terms_ = list(terms)
+        self.loss_terms_ = list(dict.fromkeys([*getattr(self, "loss_terms_", ()), *terms]))
         return {"loss": torch.tensor(total), "y_pred": output.logits}
 
     def fit_loop(self, *args: object, **kwargs: object) -> FineTuningNet:
@@ -227,6 +227,10 @@ def _epoch_records(net: FineTuningNet) -> list[dict[str, float]]:
     for number, epoch in enumerate(net.history, start=1):
         batches = epoch["batches"]
         sizes = [b["train_batch_size"] for b in batches]
-        record = {k: float(np.average([b[k] for b in batches], weights=sizes)) for k in net.loss_terms_}
+        record = {}
+        for name in net.loss_terms_:  # a batch may lack a term
+            if found := [(b[name], size) for b, size in zip(batches, sizes) if name in b]:
+                values, weights = zip(*found)
+                record[name] = float(np.average(values, weights=weights))
         records.append({"epoch": number, **record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]})
     return records

@@ -151,7 +151,7 @@ def adapt_to_domain(
             f"{time.perf_counter() - start:.1f} s"
         )
     history = [{**entry, "epochs": epochs, **record} for record in records]
-    return Adapted(TensorBlock.copy_of({**adapters, **tensors}), history)
+    return Adapted(TensorBlock.copy_of({**(own or {}), **adapters, **tensors}), history)
 
 
 def domain_model(meta_learner: TextClassifier, tensors: Tensors, dtype: torch.dtype = torch.float32) -> TextClassifier:

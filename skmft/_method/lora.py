@@ -135,7 +135,10 @@ def merged(module: nn.Module, tensors: Tensors) -> dict[str, torch.Tensor]:
     """A domain's tensors in the names of `module`: every pair A, B becomes the weight W + B A of its layer."""
     out = {name: tensor for name, tensor in tensors.items() if not name.endswith((LORA_A, LORA_B))}
     for name in adapted_layers(tensors):
-        weight = module.get_parameter(f"{name}.weight").detach()
+        theirs = module.get_parameter(f"{name}.weight").detach()
+        weight = tensors.get(f"{name}.weight", theirs).to(
+            theirs.device
+        )  # a domain may have an encoder of its own below
         out[f"{name}.weight"] = weight + (tensors[name + LORA_B] @ tensors[name + LORA_A]).to(weight.device)
     return out
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pooch
 
-_DAMAGED = (ValueError, LookupError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (ValueError, TypeError, LookupError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 class Source(NamedTuple):
@@ -27,7 +27,7 @@ class Source(NamedTuple):
     @property
     def file(self) -> str:
         """Name of the archive."""
-        return self.url.rsplit("/", 1)[-1]
+        return self.url.replace(" ", "/").rsplit("/", 1)[-1]
 
 
 SOURCES = {  # by the folder, below a home of data sets, that holds the archive
@@ -43,8 +43,8 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
         "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
         "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
     ),
-    "rated_snippets": Source(
-        "https://files.pythonhosted.org/packages/source/v/vaderSentiment/vaderSentiment-0.5.zip",
+    "rated_snippets": Source(  # a source release, which the loader has pip download
+        "the package index: pip download --no-deps --no-binary :all: vaderSentiment==0.5 brings vaderSentiment-0.5.zip",
         "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
     ),
 }
