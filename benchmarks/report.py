@@ -193,17 +193,8 @@ def differences(scores: Scores, ours: str, together: Clusters) -> list[str]:
     lines += ["", "The baseline that came out best, chosen in hindsight:", ""]
     lines += table(["", "baseline", "difference"], best)
     lines += ["", "<details><summary>All figures</summary>", ""]
-    head = [
-        "less",
-        "task, shots",
-        "seeds",
-        "points",
-        "t over seeds",
-        "95% interval",
-        "p",
-        "p, Holm",
-        "win / tie / loss",
-    ]
+    interval = ["points", "t over seeds", "95% interval", "p", "p, Holm"]
+    head = ["less", "task, shots", "seeds", *interval, "win / tie / loss"]
     return [*lines, *table(head, long), "", "</details>"]
 
 

@@ -281,7 +281,7 @@ def test_a_plan_runs_nothing(bench, capsys):
 def test_cells_in_processes_are_those_of_one_process(b, tmp_path):
     found = {}
     for jobs in ("1", "2"):
-        options = f"--tasks hypernyms --shots 16 --methods tfidf --seeds 0 1 --jobs {jobs} --cells".split()
+        options = f"--tasks amazon --shots 16 --methods tfidf --seeds 0 1 --jobs {jobs} --cells".split()
         subprocess.run([sys.executable, BENCHMARKS / "few_shot.py", *options, tmp_path / jobs], check=True)
         cells = b.cells.Cells(tmp_path / jobs).read()
         found[jobs] = {n: (c["train_hash"], c["results"]["tfidf"]["correct"]) for n, c in cells.items()}
