@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import sys
 from importlib import import_module
@@ -46,6 +47,10 @@ def pytest_report_header():
     native = "native" if {"AMX", "AVX512-BF16"} & set(found) else "emulated"
     return f"processor: {', '.join(found) or 'no vector units known to torch'}; bfloat16 on the CPU: {native}"
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and threads would wait for each other
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 settings.register_profile("here", deadline=None, derandomize=True, database=None)
 settings.load_profile("here")
