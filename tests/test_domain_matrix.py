@@ -340,7 +340,7 @@ def slow_where_both(cell):
     return pytest.param(*cell, marks=pytest.mark.slow) if cell[1] and cell[2] == "domain_column" else cell
 
 
-@pytest.mark.parametrize(("caller", "routing", "form"), map(slow_where_both, CELLS), ids=str)
+@pytest.mark.parametrize(("caller", "routing", "form"), list(map(slow_where_both, CELLS)), ids=str)
 def test_cell(spy, caller, routing, form):
     expected = NOT_KEPT.get((caller, routing, form), KEPT)
     with sklearn.config_context(enable_metadata_routing=routing):
