@@ -279,8 +279,8 @@ class DomainScorer:
             domains = column_of(X, column)
             if domains is None:
                 raise ValueError(
-                    f"{self!r} got no domains. Pass domains=, under sklearn.set_config(enable_metadata_routing="
-                    f"True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
+                    f"{self!r} needs the domain of every row. Pass domains=, under "
+                    f"sklearn.set_config(enable_metadata_routing=True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
                 )
         elif self._takes_domains(estimator):
             passed["domains"] = domains

@@ -199,7 +199,9 @@ def test_scorers_by_themselves():
     X, y, d = rows()
     scorer = make_domain_scorer(average="worst")
     assert scorer(Knows(), X, y, domains=d) == 0
-    with pytest.raises(ValueError, match=r"got no domains. Pass domains=, .* or name a column of X by domain_column="):
+    with pytest.raises(
+        ValueError, match=r"needs the domain of every row. Pass domains=, .* or name a column of X by domain_column="
+    ):
         scorer(Knows(), X, y)
     for average in ("micro", "macro"):
         with pytest.raises(ValueError, match=r"predict\(X\) has shape \(24,\), but y has 25 rows"):
