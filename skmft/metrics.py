@@ -280,7 +280,8 @@ class DomainScorer:
             if domains is None:
                 raise ValueError(
                     f"{self!r} needs the domain of every row. Pass domains=, under "
-                    f"sklearn.set_config(enable_metadata_routing=True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
+                    "sklearn.set_config(enable_metadata_routing=True), or name a column of X by domain_column=, which is "
+                    f"{column!r}. X is a {type(X).__name__}."
                 )
         elif self._takes_domains(estimator):
             passed["domains"] = domains
