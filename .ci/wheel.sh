@@ -12,7 +12,7 @@ mkdir "$work/sdist" "$work/elsewhere"
 tar -xzf "$work"/dist/*.tar.gz -C "$work/sdist" --strip-components=1
 cd "$work/sdist"
 python -c "import skmft; assert skmft.__file__.startswith('$work/sdist/'), skmft.__file__"
-python -m pytest -q -m "not slow" tests/test_method_*.py tests/test_metrics.py tests/test_house.py
+python -m pytest -q -m "not slow" tests/test_method_corruption.py tests/test_method_typicality.py tests/test_house.py
 
 # the quick start from the wheel, in an environment that has nothing but the wheel and what it asks for
 cp -r "$top/examples" "$work/elsewhere"
