@@ -89,7 +89,9 @@ def load(
             raise PersistenceError(f"{about} is of a {content['class']}; load it by {content['class']}.load.")
         typed(content["versions"], dict, "versions")
         params = {name: decode(value, recipe) for name, value in content["params"].items()}
-        params = _with_a_device({**params, "memory": None})  # a folder from elsewhere does not say where to write
+        params = _with_a_device(
+            {n: v if n != "memory" else None for n, v in params.items()}
+        )  # no folder says where to write
         check(params)
         settings = {name: decode(value) for name, value in typed(content["settings"], dict, "settings").items()}
         least = {"max_length": 2, "n_prototypes": 1}
