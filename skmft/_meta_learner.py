@@ -86,6 +86,7 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         runtime = self._runtime(self.seed_, training=True)
         self._check_same(rows, runtime)
         adapted = self._adapt_domain(self.meta_learner_, rows, name, runtime, None)
+        assert adapted.tensors is not None  # the rows can train
         self.adapted_weights_ = self.adapted_weights_ | {name: adapted.tensors}
         self.history_ = [*self.history_, *adapted.history]
         return self
