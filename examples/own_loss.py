@@ -3,7 +3,7 @@
 CORAL (B. Sun, K. Saenko, "Deep CORAL", ECCV Workshops 2016) draws the means and covariances of the domains' embeddings
 together. Its weight is searched by holding out each training domain in turn; the last domain takes no part in that.
 
-    python examples/own_loss.py     # 2 minutes on two cores; with --synthetic it needs no data
+    python examples/own_loss.py     # with --synthetic it needs no data
 """
 
 import argparse

@@ -28,7 +28,8 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         """Adapt the fitted meta-learner to a new domain, or again to a known one, from a few examples.
 
         Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
-        Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave.
+        Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave, unless the recipe gave the
+        domain tensors of its own: `adapt` starts from the meta-learner.
 
         The defaults of stage 3 are made for rows that stage 2 has seen, and change little. What more of it does for a domain
         that stage 2 has not seen depends on the rows: ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)``
