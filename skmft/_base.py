@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._engine.cache import RowStore
@@ -74,7 +75,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         recipe = self._default_recipe() if self.recipe is None else copy.copy(self.recipe)
         if isinstance(recipe, MissingRecipe):
             recipe.refuse()
-        recipe.check()
+        recipe._validate_params()
         return recipe
 
     # ------------------------------------------------------------------ fit
@@ -85,15 +86,13 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : list, tuple, 1-D array or Series of str, two-column array or DataFrame, or list of (str, str)
-            Texts or text pairs; with `domain_column`, a DataFrame whose named column is the domain and whose other
-            one or two columns are the text or pair. Or what need not be in memory, and is read a few thousand rows at a
-            time: a Hugging Face dataset (or a column of one) or an Arrow table or array with such columns, a memory-mapped
-            array of fixed-width str, or any sequence of str or of (str, str).
+            Texts or text pairs; with `domain_column`, a DataFrame of that column and one or two of text. Or what need not be
+            in memory, and is read a few thousand rows at a time: a Hugging Face dataset (or a column of one), an Arrow table
+            or array, a memory-mapped array of fixed-width str, or any sequence of str or of (str, str).
         y : array-like of str, int or bool, shape (n_samples,)
             Labels; at least two classes.
         domains : array-like of str, int or bool, shape (n_samples,), default=None
-            Domain of every row; a scalar stands for all rows. Without domains all rows are one domain, with a
-            warning where that makes a difference.
+            Domain of every row; a scalar stands for all. Without domains all rows are one domain, with a warning.
         sample_weight : array-like, shape (n_samples,), default=None
             Weights of 0 or more. They multiply the other weights; a row of weight 0 trains nothing.
 
@@ -104,15 +103,14 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails or is
-            interrupted later than that, it is left unfitted.
+            If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails later than that,
+            it is left unfitted.
         torch.OutOfMemoryError
             If a batch does not fit in the device's memory; set a smaller `batch_size`.
         FloatingPointError
             If the loss or a trained weight is no number, as at too large a learning rate.
         ImportError
-            With ``adaptation="lora"`` without the extra ``skmft[lora]``, or ``distributed=True`` without
-            ``skmft[distributed]``.
+            Without the extra that ``adaptation="lora"`` or ``distributed=True`` needs.
         """
         self._check_parameters()
         recipe = self._make_recipe()
@@ -151,7 +149,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             delattr(self, name)  # from here on a failure leaves nothing fitted
         self.__dict__.pop("_n_features_out", None)  # by which get_feature_names_out tells whether there was a fit
         scored, used = self._score(rows, encoder, source, runtime)
-        trained = recipe.train(self._stage(encoder.cpu(), runtime), used)
+        how = (self.pooling, self.meta_epochs, self.weight_interpolation, self._training_settings())
+        trained = recipe.train(Stage(encoder.cpu(), *how, runtime, self._max_tokens()), used)
         own = {**trained.own, **recipe.own_tensors(trained.model, used)}
         history = [*scored.history, *trained.history]
         if self.adaptation is not None and data.has_domains:
@@ -224,10 +223,6 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         settings = AdaptationSettings(str(self.adaptation), epochs, rate, self.lora_config)
         return adapt_to_domain(model, rows, name, settings, self._training_settings(), runtime, own)
 
-    def _stage(self, encoder: Encoder, runtime: Runtime) -> Stage:
-        settings, epochs, share = self._training_settings(), self.meta_epochs, self.weight_interpolation
-        return Stage(encoder, self.pooling, settings, runtime, epochs, share, self._max_tokens())
-
     def _training_settings(self) -> TrainingSettings:
         params = {**OPTIMIZER_DEFAULTS, **(self.optimizer_params or {})}
         return TrainingSettings(self.learning_rate, self.batch_size, callbacks=self.callbacks or (), **params)
@@ -268,8 +263,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ----------
         X : as in `fit`
         domains : array-like of shape (n_samples,), scalar, or None, default=None
-            A scalar stands for all rows. Rows without a domain (None, NaN), and those of unseen domains under
-            ``unknown_domain="ignore"``, are answered by the shared model.
+            Rows without a domain (None, NaN), and those of unseen domains under ``unknown_domain="ignore"``, are answered by
+            the shared model. A scalar stands for all rows.
 
         Returns
         -------
@@ -281,8 +276,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         sklearn.exceptions.NotFittedError
             Before `fit`.
         ValueError, TypeError
-            If X or domains are not as described, or a domain is unknown under ``unknown_domain="error"``, or all are and
-            of another type than those of `fit` (5 where those are str).
+            If X or domains are not as described, a domain is unknown under ``unknown_domain="error"``, or all are and of
+            another type than those of `fit`.
         """
         logits = self._logits(X, domains)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
@@ -353,14 +348,13 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             some = tokens.subset(rows)
             return domain_logits(model, some, names, self.adapted_weights_, runtime, self._max_tokens())
 
-        lost = np.flatnonzero([d is None for d in own])
-        if not len(lost) or self._unknown == "model":
+        lost = np.array([d is None for d in own])
+        if self._unknown != "mean" or not self.adapted_weights_ or not lost.any():
             return answer(np.arange(len(tokens)), own)
         out = np.empty((len(tokens), len(self.classes_)))
-        known_rows = np.setdiff1d(np.arange(len(tokens)), lost)
-        if len(known_rows):
-            out[known_rows] = answer(known_rows, [own[i] for i in known_rows])
-        each = [log_softmax(answer(lost, [name] * len(lost)), axis=1) for name in self.adapted_weights_]
+        if not lost.all():
+            out[~lost] = answer(np.flatnonzero(~lost), [d for d in own if d is not None])
+        each = [log_softmax(answer(np.flatnonzero(lost), [d] * lost.sum()), axis=1) for d in self.adapted_weights_]
         out[lost] = logsumexp(each, axis=0) - math.log(len(each))  # the mean of probabilities, as logarithms
         return out
 
@@ -434,7 +428,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             state = {**state, "meta_learner_": copy.deepcopy(model).cpu()}
         return state
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseTextClassifier
@@ -27,14 +28,12 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
     def adapt(self, X: Texts, y: ArrayLike, domain: Name) -> Self:
         """Adapt the fitted meta-learner to a new domain, or again to a known one, from a few examples.
 
-        Stage 3 alone, from the meta-learner: stage 2 is not repeated and other domains' models stay as they are.
-        Adapting to a domain with the rows that `fit` had for it gives the model that `fit` gave, unless the recipe gave the
-        domain tensors of its own: `adapt` starts from the meta-learner.
+        Stage 3 alone: other models stay as they are. With the rows that `fit` had for a domain it gives the model that `fit`
+        gave, unless the recipe gave the domain tensors of its own: `adapt` starts from the meta-learner.
 
-        The defaults of stage 3 are made for rows that stage 2 has seen, and change little. What more of it does for a domain
-        that stage 2 has not seen depends on the rows: ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)``
-        changed the meta-learner's accuracy by +3.4 points (standard error 2.4) with 50 rows and by -5.4 (3.9) with 8, on four
-        domains of snippets (``benchmarks/results/choose_defaults.md``). Keep some rows to see which answers better.
+        The defaults of stage 3 change little, as they are made for rows that stage 2 has seen. Whether more of it, such as
+        ``set_params(adaptation_learning_rate=1e-4, adaptation_epochs=6)``, helps a new domain depends on the rows: keep some to
+        see which answers better.
 
         Parameters
         ----------
@@ -52,8 +51,8 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         Raises
         ------
         ValueError
-            If `adaptation` is None, `y` has an unknown label or one class only, or `domain` is no name. The estimator
-            is then as it was, as it is when adapting fails or is interrupted.
+            If `adaptation` is None, `y` has an unknown label or one class only, or `domain` is no name. Whatever fails, the
+            estimator stays as it was.
         FloatingPointError
             If the loss or a trained weight is no number, as at too large a learning rate.
         """
@@ -95,15 +94,14 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
     # ------------------------------------------------------------ embeddings and typicality
 
     def transform(self, X: Texts, *, pretrained: bool = False) -> NDArray[np.float32]:
-        """Pooled embeddings of the meta-learner, or of the encoder as it was before training.
+        """Pooled embeddings of the meta-learner, or of the pre-trained encoder.
 
         Parameters
         ----------
         X : as in `fit`
             A domain column in it is not read.
         pretrained : bool, default=False
-            Whether to embed by the pre-trained encoder. A fitted estimator does not hold its weights: they are loaded again,
-            and their sha256 is compared with that of `fit`.
+            Whether to embed by the pre-trained encoder, which is loaded again, its sha256 compared with that of `fit`.
 
         Returns
         -------
@@ -121,8 +119,7 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
     def typicality(self, X: Texts, y: ArrayLike, domains: Domains = None) -> NDArray[np.float64]:
         """Typicality of labelled rows against the fitted prototypes (paper, section 3.2).
 
-        It needs the *pre-trained* encoder, which a fitted estimator does not hold: its weights are loaded again and
-        their sha256 is compared with that of `fit`. A row of the training set gets its value in `typicality_`.
+        The pre-trained encoder is loaded again for it. A row of the training set gets its value in `typicality_`.
 
         Parameters
         ----------
@@ -181,3 +178,8 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
                 f"members of classes_={self.classes_.tolist()}."
             )
         return labels
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags

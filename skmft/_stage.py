@@ -65,23 +65,22 @@ class Stage:
     ----------
     encoder : transformers.PreTrainedModel
         As it was pre-trained; every model gets a copy.
-    pooling : {"mean", "cls"}
+    pooling, meta_epochs, weight_interpolation : str, int or "auto", float
+        As in the classifier.
     settings : TrainingSettings
         ``learning_rate``, ``batch_size`` and more.
     runtime : Runtime
-        Device, precision and seed.
-    meta_epochs : int or "auto"
-    weight_interpolation : float
+        Device, precision, and seeds by purpose: ``derive("purpose")``.
     max_tokens : int
         Most tokens of a batch in inference.
     """
 
     encoder: Encoder
     pooling: str
-    settings: TrainingSettings
-    runtime: Runtime
     meta_epochs: int | str
     weight_interpolation: float
+    settings: TrainingSettings
+    runtime: Runtime
     max_tokens: int
 
     def new_model(self, recipe: TrainingRecipe, rows: Rows, n_outputs: int | None = None) -> TextClassifier:
@@ -93,7 +92,7 @@ class Stage:
         rows : Rows
             Where they hold embeddings, the label head starts as a logistic regression on those.
         n_outputs : int, default=None
-            Outputs of the label head; one for each class by default.
+            Outputs of the label head; None is one for each class.
 
         Returns
         -------
@@ -124,20 +123,19 @@ class Stage:
         purpose: str = "meta",
         description: str | None = None,
     ) -> Trained:
-        """Train a model on rows, in place, by the recipe's terms; then have the recipe finish it.
+        """Train a model on rows, in place, by the recipe's terms; then the recipe finishes it, and its heads go.
 
         Parameters
         ----------
         recipe : Recipe
         model : TextClassifier
-            Its heads are gone afterwards.
         rows : Rows
         epochs : int, default=None
             None takes the classifier's ``meta_epochs``.
         purpose : str, default="meta"
-            What the seed of this training is derived from; a second round takes another.
+            What the seed is derived from; a second round takes another.
         description : str, default=None
-            Label of the progress bar.
+            Label of the progress bar; None takes the recipe's.
 
         Returns
         -------
@@ -163,7 +161,7 @@ class Stage:
         return Trained(model, [{"stage": "meta", "epochs": epochs, **record} for record in records])
 
     def logits(self, model: TextClassifier, rows: Rows) -> NDArray[np.float32]:
-        """A model's logits of rows, without dropout.
+        """Logits of a trained model.
 
         Parameters
         ----------
@@ -197,17 +195,3 @@ class Stage:
         if isinstance(self.meta_epochs, str):
             return auto_epochs(n_rows, self.settings.batch_size, **META_EPOCHS)
         return self.meta_epochs
-
-    def seed(self, purpose: str) -> int:
-        """A seed of the recipe's own, derived from the classifier's.
-
-        Parameters
-        ----------
-        purpose : str
-            What it is for; another purpose has another seed.
-
-        Returns
-        -------
-        int
-        """
-        return self.runtime.derive(purpose)

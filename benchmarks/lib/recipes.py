@@ -119,7 +119,7 @@ class Reptile(Recipe):
         model, size = stage.new_model(self, rows), stage.settings.batch_size
         steps = stage.epochs(len(rows)) * math.ceil(len(rows) / size)
         inner_stage = replace(stage, settings=replace(stage.settings, warmup_ratio=0.0))
-        rng = np.random.default_rng(stage.seed("reptile"))
+        rng = np.random.default_rng(stage.runtime.derive("reptile"))
         taken, history = 0, []
         while taken < steps:
             own = np.flatnonzero(rows.domains == rng.integers(len(rows.domain_names)))
