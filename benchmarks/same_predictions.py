@@ -56,6 +56,7 @@ def main() -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--store", metavar="FILE")
     where.add_argument("--compare", metavar="FILE")
+    parser.add_argument("--kinds", nargs="+", choices=["texts", "pairs"], default=["texts", "pairs"])
     args = parser.parse_args()
     import numpy as np
     import torch
@@ -63,7 +64,7 @@ def main() -> int:
     torch.set_num_threads(1)
     old = np.load(args.compare) if args.compare else None
     found, different = {}, 0
-    for kind in ("texts", "pairs"):
+    for kind in args.kinds:
         (X, y, d), (X_test, _, d_test) = rows(kind)
         for name, clf in configurations().items():
             clf.fit(X, y, domains=d)
