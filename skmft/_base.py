@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import os
 import warnings
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import joblib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
@@ -151,8 +151,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         scored, used = self._score(rows, encoder, source, runtime)
         how = (self.pooling, self.meta_epochs, self.weight_interpolation, self._training_settings())
         trained = recipe.train(Stage(encoder.cpu(), *how, runtime, self._max_tokens()), used)
-        own = {**trained.own, **recipe.own_tensors(trained.model, used)}
-        history = [*scored.history, *trained.history]
+        own, history = {**trained.own}, [*scored.history, *trained.history]
         if self.adaptation is not None and data.has_domains:
             plain = rows.where(data.used)
             for k, name in enumerate(data.domain_names.tolist()):
@@ -185,7 +184,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         if runtime.processes.size > 1:
             arrays = (rows.tokens.ids, rows.tokens.offsets, rows.labels, rows.domains, rows.sample_weight)
             runtime.processes.require_same(
-                [hashlib.sha256(a.tobytes()).digest() for a in arrays],
+                joblib.hash(arrays),
                 "distributed=True: the processes were given different rows; pass all rows, in the same order, in each of them "
                 "(skmft shares every batch among the processes itself).",
             )

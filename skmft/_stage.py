@@ -49,7 +49,7 @@ class Trained:
     history : list of dict
         One entry an epoch, as in ``history_``.
     own : mapping of domain to mapping of str to Tensor
-        What a domain's model has in place of the model's tensors of the same names; for each domain with a model of its own.
+        By domain, what its model has in place of the model's tensors of the same names.
     """
 
     model: TextClassifier

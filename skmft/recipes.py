@@ -26,7 +26,7 @@ from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
-from ._typing import Batch, Name, Params
+from ._typing import Batch, Params
 
 __all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "SingleDomain", "Stage", "Trained"]
 
@@ -34,8 +34,8 @@ __all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "Single
 class Recipe(BaseEstimator):
     """Plain fine-tuning of one model on all rows, and the base of every other recipe.
 
-    Subclass it and answer the questions that are new. Its parameters are those of ``__init__``, as in any scikit-learn
-    estimator, so that a search can set ``recipe__weight``.
+    Subclass it and answer the questions that are new, each a method here. Its parameters are those of ``__init__``, as in any
+    scikit-learn estimator, so that a search can set ``recipe__weight``.
 
     Attributes
     ----------
@@ -70,14 +70,15 @@ class Recipe(BaseEstimator):
     _parameter_constraints: dict[str, list] = {}  # a subclass need not have any
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
-        """Which rows train which models, in how many rounds. By default one model, all rows, one round.
+        """Which rows train which models, in how many rounds, and which tensors a domain has of its own.
+
+        By default one model, all rows, one round, and none.
 
         Parameters
         ----------
         stage : Stage
         rows : Rows
-            The training rows: ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``, ``weights`` (of mean 1),
-            and ``where(mask)`` for some of them.
+            ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``, ``weights`` (of mean 1), and ``where(mask)``.
 
         Returns
         -------
@@ -123,8 +124,8 @@ class Recipe(BaseEstimator):
         Returns
         -------
         mapping of str to ndarray or callable
-            Arrays of int or float, their first axis the rows; or callables ``column(batches, rng)`` that make one each epoch,
-            of the row numbers of every batch and a NumPy generator.
+            Numbers, their first axis the rows; or callables ``column(batches, rng)`` that make them anew each epoch, given the
+            row numbers of every batch and a NumPy generator.
         """
         return {}
 
@@ -158,23 +159,9 @@ class Recipe(BaseEstimator):
         start : mapping of str to Tensor
             Its weights before; empty where the label head started from random numbers.
         interpolation : float
-            The classifier's ``weight_interpolation``.
+            ``weight_interpolation``.
         """
         interpolate(model, start, interpolation)
-
-    def own_tensors(self, model: TextClassifier, rows: Rows) -> Mapping[Name, Mapping[str, torch.Tensor]]:
-        """Tensors that a domain's model has in place of the trained model's. By default none.
-
-        Parameters
-        ----------
-        model : TextClassifier
-        rows : Rows
-
-        Returns
-        -------
-        mapping of domain to mapping of str to Tensor
-        """
-        return {}
 
 
 class MissingRecipe(Recipe):
@@ -283,10 +270,8 @@ class MetaFineTuning(Recipe):
             return {}
         columns: dict[str, Column] = {"domain": rows.domains}
         if self._corrupts(rows):
-            k = len(rows.domain_names)
-            columns["corrupted"] = partial(
-                draw_corrupted_labels, rows.domains, n_domains=k, method=self.corruption_labels
-            )
+            k, method = len(rows.domain_names), self.corruption_labels
+            columns["corrupted"] = partial(draw_corrupted_labels, rows.domains, n_domains=k, method=method)
         return columns
 
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
@@ -299,10 +284,8 @@ class MetaFineTuning(Recipe):
             terms["domain_accuracy"] = (0.0, (guess == batch["domain"]).float().mean())
             terms["corrupted_label_accuracy"] = (0.0, (guess == z).float().mean())
         if self.contrastive_weight and "domain" in batch:
-            loss = contrastive_loss(
-                output.embedding, batch["y"], batch["domain"], batch["weight"], self.contrastive_temperature
-            )
-            terms["contrastive_loss"] = (float(self.contrastive_weight), loss)
+            rows = (output.embedding, batch["y"], batch["domain"], batch["weight"])
+            terms["contrastive_loss"] = (self.contrastive_weight, contrastive_loss(*rows, self.contrastive_temperature))
         return terms
 
 
@@ -323,13 +306,9 @@ class SingleDomain(Recipe):
                     f"domains: {name!r} has no row of class_weight above 0 to train on; leave it out, or raise class_weight."
                 )
             auto = math.ceil(steps / math.ceil(len(mine) / size))
-            trained = stage.train(
-                self,
-                stage.new_model(self, mine),
-                mine,
-                epochs=auto if isinstance(stage.meta_epochs, str) else stage.meta_epochs,
-                description=f"{self.description}, domain {name!r}",
-            )
+            epochs = auto if isinstance(stage.meta_epochs, str) else stage.meta_epochs
+            label = f"{self.description}, domain {name!r}"
+            trained = stage.train(self, stage.new_model(self, mine), mine, epochs=epochs, description=label)
             models[name] = trained.model
             history += [{**entry, "domain": name} for entry in trained.history]
         own = {name: {n: p.detach().cpu() for n, p in model.named_parameters()} for name, model in models.items()}
@@ -343,9 +322,9 @@ class MultiTask(Recipe):
         """One training of all heads; the model's own becomes their mean, which answers for unknown domains."""
         names, n_classes = rows.domain_names.tolist(), len(rows.classes)
         trained = stage.train(self, stage.new_model(self, rows, len(names) * n_classes), rows)
-        heads = trained.model.label_head
-        weights = heads.weight.detach().view(len(names), n_classes, -1)
-        biases = heads.bias.detach().view(len(names), n_classes)
+        head = trained.model.label_head
+        weights = head.weight.detach().view(len(names), n_classes, -1)
+        biases = head.bias.detach().view(len(names), n_classes)
         mean = nn.Linear(weights.shape[2], n_classes, device="meta").to_empty(device=weights.device)
         mean.load_state_dict({"weight": weights.mean(0), "bias": biases.mean(0)})
         trained.model.label_head = mean

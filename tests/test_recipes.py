@@ -268,10 +268,11 @@ class OwnLabelSets(Recipe):
     def terms(self, model, output, batch):
         return super().terms(model, replace(output, logits=output.logits + batch["mask"]), batch)
 
-    def own_tensors(self, model, rows):
-        bias = model.label_head.bias.detach().cpu()
-        masks = torch.from_numpy(self._mask(rows)).float()
-        return {name: {"label_head.bias": bias + mask} for name, mask in zip(rows.domain_names.tolist(), masks)}
+    def train(self, stage, rows):
+        trained = super().train(stage, rows)
+        bias = trained.model.label_head.bias.detach().cpu()
+        masks = zip(rows.domain_names.tolist(), torch.from_numpy(self._mask(rows)).float())
+        return replace(trained, own={name: {"label_head.bias": bias + mask} for name, mask in masks})
 
 
 @pytest.fixture(scope="module")
