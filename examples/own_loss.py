@@ -1,7 +1,8 @@
 """A loss of one's own as a recipe: CORAL, for a domain that training has not seen.
 
 CORAL (B. Sun, K. Saenko, "Deep CORAL", ECCV Workshops 2016) draws the means and covariances of the domains' embeddings
-together. Its weight is searched by holding out each training domain in turn; the last domain takes no part in that.
+together. Its weight is searched by holding out each training domain in turn; the last domain takes no part in that. With so
+few rows the search is noisy, and CORAL need not win: on one draw of rated snippets it did not.
 
     python examples/own_loss.py     # with --synthetic it needs no data
 """
