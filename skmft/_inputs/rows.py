@@ -59,13 +59,11 @@ def read_labelled_texts(
     classes, domain_names = np.unique(y[used]), np.unique(names[used])
     found, labels = classes.tolist(), positions(y, classes)
     if len(found) < 2:
-        raise ValueError(
-            f"y has one class only, {found[0]!r} (among the rows of weight above 0); expected two or more."
-        )
+        raise ValueError(f"y has one class only, {found[0]!r} (among the rows of weight above 0); expected two.")
     balance = balance_classes(class_weight, labels[used], weight[used], classes)
     if len(np.unique(labels[used][balance > 0])) < 2:
         raise ValueError(
-            f"class_weight={class_weight!r} leaves fewer than two of the classes {found} a weight above 0."
+            f"class_weight={class_weight!r} leaves fewer than two of the classes {found} a weight above 0; raise it for some."
         )
     has_domains, where = given is not None, positions(names, domain_names)
     return LabelledTexts(texts, labels, where, weight, classes, domain_names, columns, has_domains)
