@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_parameter_constraints
@@ -14,7 +13,7 @@ from skorch.callbacks import Callback
 from ._engine.training import OUR_CALLBACKS
 from ._typing import Params
 
-EPOCHS: list[Any] = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
+EPOCHS: list = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 CONSTRAINTS: dict[str, list] = {  # of the parameters that all classifiers have
     "model": [str, os.PathLike],
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -49,7 +48,7 @@ def check_optimizer_params(given: Params | None) -> None:
     validate_parameter_constraints(_OPTIMIZER_CONSTRAINTS, given or {}, "optimizer_params")
 
 
-def check_callbacks(callbacks: Sequence[Any] | None) -> None:
+def check_callbacks(callbacks: Sequence | None) -> None:
     """Raise a ValueError where `callbacks` holds something else, or names one twice."""
     taken = [*OUR_CALLBACKS]
     for given in callbacks or []:

@@ -31,7 +31,7 @@ _PLACES = {
     "skmft._engine.training": ["auto_epochs"],
     "skmft._inputs.weights": ["normalized_weights"],
     "skmft._method.adaptation": ["ADAPTATION_EPOCHS", "ADAPTATION_LEARNING_RATES", "domain_model"],
-    "skmft._method.adversarial": ["ReverseGradient"],
+    "skmft._method.adversarial": ["reverse_gradient"],
     "skmft._method.corruption": ["CorruptionHead", "domain_head"],
     "skmft._method.label_loss": ["label_loss"],
     "skmft._method.lora": ["adapted_layers", "add_adapters", "rowwise_logits"],
