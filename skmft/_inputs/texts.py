@@ -17,10 +17,7 @@ _ROWS_A_READ = 4096  # of texts that are not in memory
 
 
 class LazyTexts(Sequence[Text]):
-    """Texts or pairs that stay where they are until a slice of them is asked for, which is a list; its rows are checked then.
-
-    Of `columns` there is one for texts (or for rows that are pairs already), and two for pairs.
-    """
+    """Texts in one column, or pairs in one or two, which stay where they are until a slice is asked for: a checked list."""
 
     def __init__(self, columns: list) -> None:
         self._columns = columns
@@ -126,10 +123,10 @@ def as_list(values: Values) -> list:
 
 def _is_lazy(column: Values) -> bool:
     """Whether it is read slice by slice: an Arrow array, an array of fixed-width str, a sequence of an unknown class."""
-    if hasattr(column, "to_pylist") or isinstance(column, np.ndarray):
-        return not isinstance(column, np.ndarray) or column.dtype.kind == "U"
-    in_memory = hasattr(column, "tolist") or isinstance(column, (list, tuple, Mapping))
-    return hasattr(column, "__getitem__") and not in_memory
+    if isinstance(column, np.ndarray):
+        return column.dtype.kind == "U"
+    has_rows = hasattr(column, "__getitem__") and not isinstance(column, (list, tuple, Mapping))
+    return hasattr(column, "to_pylist") or (has_rows and not hasattr(column, "tolist"))
 
 
 def _rows_between(column: Values, start: int, stop: int) -> list:
