@@ -54,10 +54,10 @@ def plain_predictions(train: pd.DataFrame, test: list[str], seed: int) -> np.nda
         E = np.concatenate(
             [engine.pool(encoder(**b).last_hidden_state, b["attention_mask"], "mean").numpy() for b in parts]
         )
-    prototypes, shares = engine.class_domain_prototypes(E, y, d, n_classes=len(classes), n_domains=len(names))
-    t = engine.normalized_weights(
-        engine.typicality(*engine.similarities(E, y, d, prototypes, shares), params["typicality_balance"])
-    )
+    sums = engine.PrototypeSums(len(names), len(classes), 1, E.shape[1])
+    sums.add(E, y, d, np.ones(len(y)))
+    own, cross = engine.similarities(E, y, d, *sums.prototypes())
+    t = engine.normalized_weights(engine.typicality(own, cross, params["typicality_balance"]))
 
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)

@@ -26,13 +26,13 @@ from ._engine.model import TextClassifier, embedding_width, layer_indices, reads
 from ._engine.runtime import Runtime, draw_seed
 from ._engine.tokens import Text, TokenizedTexts, tokenize, tokenize_once
 from ._engine.training import TrainingSettings
-from ._inputs.domains import missing, positions, read_domains, refuse_other_types
+from ._inputs.domains import read_domains, unknown_rows
 from ._inputs.rows import LabelledTexts, Rows, read_labelled_texts
 from ._inputs.texts import column_hint, order_columns, read_texts
 from ._method.adaptation import AdaptationSettings, Adapted, adapt_to_domain, domain_logits
 from ._method.lora import check_settings
 from ._method.probe import probe_rows
-from ._method.scoring import Scored, embed_for_probe, score_typicality
+from ._method.typicality import Scored, embed_for_probe, score_typicality
 from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_params
 from ._persistence.state import STAGE_1, FittedState
 from ._saving import SavingMixin
@@ -332,8 +332,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         own: list[Name] = [None] * len(tokens)
         if given is not None:
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
-            unknown = np.flatnonzero((positions(given, np.array(known, dtype=object)) < 0) & ~missing(given))
-            refuse_other_types(given, unknown, known)
+            unknown = unknown_rows(given, known)
             if len(unknown) and self.unknown_domain == "error":
                 raise ValueError(
                     f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known {known}; set "

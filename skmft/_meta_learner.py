@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._base import BaseTextClassifier
 from ._engine.encoder import find_encoder, load_encoder
 from ._engine.inference import PretrainedEmbedder, embed
-from ._inputs.domains import kind_of, missing, positions, read_domains, refuse_other_types
+from ._inputs.domains import NAME_TYPES, kind_of, positions, read_domains, unknown_rows
 from ._inputs.rows import Rows, read_labels
 from ._method.typicality import similarities, typicality
 from ._typing import Domains, Name, Texts
@@ -65,9 +65,9 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         self._make_recipe()  # says what it lacks
         tokens, _ = self._tokenize(X)
         labels = self._known_labels(y, len(tokens))
-        if domain is None or (hasattr(domain, "__len__") and not isinstance(domain, str)):
+        if not isinstance(domain, NAME_TYPES):
             raise ValueError(f"domain={domain!r}; expected one name (str, int or bool) for all rows.")
-        [name] = np.asarray(read_domains(domain, None, X, 1, None, allow_missing=False, argument="domain")).tolist()
+        name = np.asarray(domain).item()
         for known in [*self.domains_.tolist(), *self.adapted_weights_]:
             if name == known and kind_of(name) != kind_of(known):  # True == 1, and would take its model's place
                 raise ValueError(
@@ -151,7 +151,7 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
             domains = np.full(len(tokens), None)
         given = np.asarray(read_domains(domains, column, X, len(tokens), self.domain_column, allow_missing=True))
         labels, where = self._known_labels(y, len(tokens)), positions(given, self.domains_)
-        refuse_other_types(given, np.flatnonzero((where < 0) & ~missing(given)), self.domains_.tolist())
+        unknown_rows(given, self.domains_.tolist())  # refuses those of another type
         prototypes = self.prototypes_.reshape(*self.prototype_shares_.shape, -1)
         own, cross = np.empty((2, len(tokens)))
         for part, E in self._pretrained().chunks(tokens, np.arange(len(tokens))):

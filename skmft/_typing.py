@@ -20,7 +20,6 @@ Json = Any
 Estimator = Any  # any of scikit-learn's, searches and pipelines included
 Labels = Any  # y in any of the forms that `fit` describes
 Values = Any  # a column of X: a Series, an array, a dataset's column, a list
-Net = Any  # a skorch net
 Tokenizer = Any  # a transformers.PreTrainedTokenizerBase
 Axes = Any  # of matplotlib
 Floats = NDArray[np.float64]

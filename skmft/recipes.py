@@ -21,7 +21,7 @@ from ._engine.batches import Column
 from ._engine.model import ModelOutput, TextClassifier
 from ._engine.training import Term
 from ._inputs.rows import Rows
-from ._method.adversarial import ReverseGradient, adversarial_ramp
+from ._method.adversarial import adversarial_ramp, reverse_gradient
 from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
@@ -399,7 +399,7 @@ class DomainAdversarial(Recipe):
         terms = super().terms(model, output, batch)
         if "domain" in model.heads:
             strength = self.weight * (adversarial_ramp(batch["progress"]) if self.schedule == "ramp" else 1.0)
-            logits = model.heads["domain"](ReverseGradient.apply(output.layers[0], strength))
+            logits = model.heads["domain"](reverse_gradient(output.layers[0], strength))
             terms["domain_loss"] = label_loss(logits, batch["domain"], batch["weight"])
             terms["domain_accuracy"] = (0.0, (logits.detach().argmax(-1) == batch["domain"]).float().mean())
         return terms

@@ -24,7 +24,7 @@ from skorch.callbacks import Callback
 from skmft import MetaFineTunedClassifier, baselines
 from skmft._engine.model import ModelOutput
 from skmft._engine.training import auto_epochs
-from skmft._method.adversarial import ReverseGradient, adversarial_ramp
+from skmft._method.adversarial import adversarial_ramp, reverse_gradient
 from skmft._method.corruption import domain_head
 from skmft._stage import META_EPOCHS
 from skmft.baselines import (
@@ -227,8 +227,8 @@ def test_reversed_gradient_is_minus_the_hand_computed_one():
 
 def test_reversal_is_the_identity_forward():
     x = torch.randn(3, 2, requires_grad=True)
-    assert_array_equal(ReverseGradient.apply(x, 2.0).detach(), x.detach())
-    ReverseGradient.apply(x, 2.0).sum().backward()
+    assert_array_equal(reverse_gradient(x, 2.0).detach(), x.detach())
+    reverse_gradient(x, 2.0).sum().backward()
     assert_array_equal(x.grad, -2 * np.ones((3, 2)))
 
 
@@ -270,13 +270,11 @@ def test_schedule(schedule, quick, data, monkeypatch):
     X, y, d = data
     seen = []
 
-    class Noting:
-        @staticmethod
-        def apply(x, strength):
-            seen.append(strength)
-            return ReverseGradient.apply(x, strength)
+    def noting(x, strength):
+        seen.append(strength)
+        return reverse_gradient(x, strength)
 
-    monkeypatch.setattr("skmft.recipes.ReverseGradient", Noting)
+    monkeypatch.setattr("skmft.recipes.reverse_gradient", noting)
     quick(DomainAdversarialClassifier, recipe=DomainAdversarial(0.5, schedule=schedule), epochs=2).fit(X, y, domains=d)
     steps = 2 * 3
     ramp = [0.5 * (2 / (1 + math.exp(-10 * i / steps)) - 1) for i in range(steps)]

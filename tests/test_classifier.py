@@ -295,6 +295,6 @@ def test_rows_of_class_weight_zero_stay_out_where_nothing_is_typical(make, data,
     """Then weights are those of the other factors, not all equal."""
     X, y, d = data
     y = np.where(np.arange(len(y)) % 5 == 0, "rare", y)
-    monkeypatch.setattr("skmft._method.scoring.typicality", lambda own, cross, balance: np.full(len(own), -1.0))
+    monkeypatch.setattr("skmft._method.typicality.typicality", lambda own, cross, balance: np.full(len(own), -1.0))
     answers = make(class_weight={"rare": 0.0}, meta_epochs=12, adaptation=None).fit(X, y, domains=d).predict(X)
     assert "rare" not in answers

@@ -1,4 +1,4 @@
-"""y, sample_weight and class_weight: read, refused where they are not as expected, and made into the weights of rows."""
+"""y and sample_weight: read, refused where they are not as expected, and kept for the rows that are left."""
 
 import datasets
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from refusals import message, refusal
 
 from skmft._engine.tokens import TokenizedTexts
-from skmft._inputs.rows import Rows, normalized_weights, read_labelled_texts
+from skmft._inputs.rows import Rows, read_labelled_texts
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,6 @@ def test_labels_and_weights_that_are_refused(make, data, changes, expected):
     assert expected in refusal(make(), data, **changes)
 
 
-@pytest.mark.parametrize(
-    ("class_weight", "expected"),
-    [
-        ({"pos": 1, "other": 2}, "class_weight has keys ['other']; expected classes of y: ['neg', 'pos']"),
-        ({"pos": -1}, "expected finite weights of 0 or more"),
-        ({"pos": 0}, "leaves fewer than two of the classes ['neg', 'pos'] a weight above 0"),
-    ],
-    ids=["no class", "negative", "one class left"],
-)
-def test_class_weights_that_are_refused(make, data, class_weight, expected):
-    assert expected in refusal(make(class_weight=class_weight), data)
-
-
 def test_labels_that_fit_did_not_see(fitted, data):
     X = data[0]
     expected = "y has labels that fit did not see: ['neutral']"
@@ -58,12 +45,6 @@ def test_labels_and_domains_from_a_dataset(make, data):
     table = whole.data
     arrow = make(meta_epochs=1).fit(table["text"], table["label"], domains=table["domain"])
     np.testing.assert_array_equal(arrow.predict_proba(X, d), expected.predict_proba(X, d))
-
-
-def test_normalized_weights():
-    w = normalized_weights([0.5, -0.2, 1.0], [1.0, 1.0, 2.0])
-    np.testing.assert_allclose(w, np.array([0.5, 0, 2]) / (2.5 / 3))
-    np.testing.assert_array_equal(normalized_weights([-1.0, -1.0]), [1.0, 1.0])
 
 
 def test_names_of_rows_of_weight_zero_do_not_count():

@@ -126,7 +126,7 @@ def test_bad_arguments_of_adapt_name_themselves(fitted, data):
         clf.adapt(X[:2], ["pos", "maybe"], "books")
     with pytest.raises(ValueError, match="expected one name"):
         clf.adapt(X[:2], ["pos", "neg"], ["books", "dvd"])
-    with pytest.raises(ValueError, match=r"domain: row 0 is 1\.5"):
+    with pytest.raises(ValueError, match=r"domain=1\.5; expected one name"):
         clf.adapt(X[:2], ["pos", "neg"], 1.5)
     clf.adaptation = None
     with pytest.raises(ValueError, match="adaptation=None leaves out stage 3"):

@@ -41,7 +41,7 @@ class Adversarial(TrueDomain):
 
     def terms(self, model: Any, output: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The label loss, and the head's."""
-        logits = model.heads["domain"](engine.ReverseGradient.apply(output.embedding, 1.0))
+        logits = model.heads["domain"](engine.reverse_gradient(output.embedding, 1.0))
         loss = engine.label_loss(logits, batch["domain"], batch["weight"])
         accuracy = (logits.detach().argmax(-1) == batch["domain"]).float().mean()
         terms = super().terms(model, output, batch)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 
-class ReverseGradient(torch.autograd.Function):
+def reverse_gradient(x: torch.Tensor, strength: float) -> torch.Tensor:
     """The identity; the gradient is multiplied by ``-strength`` on its way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, strength: float) -> torch.Tensor:
-        ctx.strength = strength
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return -ctx.strength * gradient, None
+    x = x.view_as(x)
+    if x.requires_grad:
+        x.register_hook(lambda gradient: -strength * gradient)
+    return x
 
 
 def adversarial_ramp(progress: float) -> float:

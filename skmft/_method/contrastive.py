@@ -17,15 +17,7 @@ def contrastive_loss(
 
     ``s_ij`` is the cosine of the embeddings of rows i and j over the temperature; ``P(i)`` are the rows of the batch that have
     i's class and another domain, ``N(i)`` those of another class. The first mean is over the rows that have partners; with
-    none in the batch the loss is 0.
-
-    Parameters
-    ----------
-    embeddings : Tensor, shape (batch, width)
-    y, domain : Tensor of int, shape (batch,)
-    weight : Tensor, shape (batch,)
-        The rows' weights t_i.
-    temperature : float, default=0.1
+    none in the batch the loss is 0. `embeddings` have shape (batch, width), the rest (batch,); `weight` is t.
     """
     z = F.normalize(embeddings.float(), dim=1)
     same_class, same_domain = y.unsqueeze(1) == y, domain.unsqueeze(1) == domain

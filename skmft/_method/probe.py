@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from .._typing import Floats, Ints
+
 PROBE_ROWS = 2000  # at most; more would only take longer
 
 
-def probe_rows(n_rows: int, seed: int) -> NDArray[np.int64]:
+def probe_rows(n_rows: int, seed: int) -> Ints:
     """Which of the rows of weight above 0 a linear probe is fitted on: all, or `PROBE_ROWS` of them."""
     if n_rows <= PROBE_ROWS:
         return np.arange(n_rows)
     return np.sort(np.random.default_rng(seed).choice(n_rows, PROBE_ROWS, replace=False))
 
 
-def linear_probe(
-    E: NDArray[np.float32], y: NDArray[np.int64], weight: NDArray[np.float64], n_classes: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def linear_probe(E: NDArray[np.float32], y: Ints, weight: Floats, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a label head, by logistic regression at scikit-learn's default strength.
 
     The embeddings are divided by their mean norm, so that the strength means the same for every encoder.
