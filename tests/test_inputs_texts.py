@@ -148,6 +148,25 @@ def test_texts_are_read_in_slices_of_some_thousand():
     assert 1000 < lines.longest <= 4096
 
 
+class Whole(Sequence):
+    """Gives all rows for any slice."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows if isinstance(i, slice) else self.rows[i]
+
+
+def test_slices_of_a_wrong_length_are_not_read():
+    rows = [f"text {i}" for i in range(9)]
+    texts, _, _ = read_texts(Whole(rows))
+    assert texts[2:5] == rows[2:5] and list(texts) == rows
+
+
 @pytest.mark.parametrize("bad", [None, float("nan"), 5])
 def test_a_bad_row_far_down_changes_nothing(make, fitted, data, bad):
     X, y, d = data

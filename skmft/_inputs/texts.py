@@ -130,10 +130,14 @@ def _is_lazy(column: Values) -> bool:
 
 
 def _rows_between(column: Values, start: int, stop: int) -> list:
+    stop = min(stop, len(column))
     try:
-        return _to_list(column[start:stop])
+        rows = column[start:stop]
+        if not isinstance(rows, str) and len(rows) == stop - start:
+            return _to_list(rows)
     except (TypeError, KeyError):  # it gives single rows only
-        return [column[i] for i in range(start, min(stop, len(column)))]
+        pass
+    return [column[i] for i in range(start, stop)]
 
 
 def _to_list(values: Values) -> list:
