@@ -45,6 +45,20 @@ class Recipe(BaseEstimator):
         What answers a row whose domain is not known: the trained model, or the mean of the probabilities of all domains'
         models.
 
+    Notes
+    -----
+    The questions are asked with these arguments:
+
+    - ``stage``, a `Stage`, makes, trains and asks models.
+    - ``rows`` have ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``, ``weights`` (of mean 1), and
+      ``where(mask)``, some of them.
+    - ``width`` is that of an embedding.
+    - ``model``, a `torch.nn.Module`, has an ``encoder``, a ``label_head``, and in training ``heads``.
+    - ``output``, the model's, has ``logits``, ``embedding`` (the pooled last layer) and ``layers`` (the pooled `layers`).
+    - ``batch`` maps ``"y"``, ``"weight"`` and the columns to tensors, and ``"progress"`` to the share of steps done.
+    - ``start`` has the model's weights before training, or nothing where its label head started from random numbers.
+    - ``interpolation`` is the classifier's ``weight_interpolation``.
+
     Examples
     --------
     >>> import torch
@@ -70,97 +84,38 @@ class Recipe(BaseEstimator):
     _parameter_constraints: dict[str, list] = {}  # a subclass need not have any
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
-        """Which rows train which models, in how many rounds, and which tensors a domain has of its own.
+        """Which rows train which models, in how many rounds, and which tensors does a domain have of its own?
 
         By default one model, all rows, one round, and none.
-
-        Parameters
-        ----------
-        stage : Stage
-        rows : Rows
-            ``labels`` and ``domains`` as numbers, ``classes``, ``domain_names``, ``weights`` (of mean 1), and ``where(mask)``.
-
-        Returns
-        -------
-        Trained
         """
         return stage.train(self, stage.new_model(self, rows), rows)
 
     def layers(self, rows: Rows) -> Sequence[int]:
-        """Layers of the encoder whose pooled outputs `terms` needs, counted from 0 or from the end. By default none.
-
-        Parameters
-        ----------
-        rows : Rows
-
-        Returns
-        -------
-        sequence of int
-        """
+        """Of which layers does `terms` need the pooled outputs, counted from 0 or from the end? By default none."""
         return ()
 
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]:
-        """Heads that ``model.heads`` has while it trains. By default none. Torch's generator is seeded.
-
-        Parameters
-        ----------
-        rows : Rows
-        width : int
-            Entries of an embedding.
-
-        Returns
-        -------
-        mapping of str to torch.nn.Module
-        """
+        """Which heads does it add while it trains? By default none. Torch's generator is seeded."""
         return {}
 
     def columns(self, rows: Rows) -> Mapping[str, Column]:
-        """Columns that a batch carries besides tokens, ``"y"`` and ``"weight"``. By default none.
+        """Which columns does a batch carry besides tokens, ``"y"`` and ``"weight"``? By default none.
 
-        Parameters
-        ----------
-        rows : Rows
-
-        Returns
-        -------
-        mapping of str to ndarray or callable
-            Numbers, their first axis the rows; or callables ``column(batches, rng)`` that make them anew each epoch, given the
-            row numbers of every batch and a NumPy generator.
+        They are numbers, the first axis being the rows; or callables ``column(batches, rng)`` that make them anew each epoch,
+        given the row numbers of every batch and a NumPy generator.
         """
         return {}
 
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]:
-        """Named terms that it minimises. By default the label loss.
+        """Which named terms does it minimise? By default the label loss.
 
-        A term of weight 0 is recorded in ``history_`` and not minimised. A batch may lack a term, but not under `distributed`.
-
-        Parameters
-        ----------
-        model : TextClassifier
-            In training mode.
-        output : ModelOutput
-            ``logits``, ``embedding`` (the pooled last layer), and ``layers`` (pooled outputs of `layers`).
-        batch : mapping
-            ``"y"``, ``"weight"``, the columns, and ``"progress"``, the share of steps done.
-
-        Returns
-        -------
-        dict
-            By name, a scalar tensor, or a weight and a scalar tensor.
+        They are scalar tensors, or pairs of a weight and a scalar tensor; one of weight 0 is recorded in ``history_`` and not
+        minimised. A batch may lack a term, but not under `distributed`.
         """
         return {**label_terms(model, output, batch)}
 
     def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None:
-        """What is done with the weights when training has ended, in place.
-
-        Parameters
-        ----------
-        model : TextClassifier
-        start : mapping of str to Tensor
-            Its weights before; empty where the label head started from random numbers.
-        interpolation : float
-            ``weight_interpolation``.
-        """
+        """What is done with the weights when training has ended? By default they go back some way to the start."""
         interpolate(model, start, interpolation)
 
 

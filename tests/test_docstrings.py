@@ -68,12 +68,11 @@ ELSEWHERE = {
 
 
 def is_an_answer(name):
-    """Whether it is a recipe's answer to a question of `Recipe`, where the question, parameters and result are described."""
+    """Whether it is a question of `Recipe`, whose docstring describes the arguments of all, or a recipe's answer to it."""
     recipes = importlib.import_module("skmft.recipes")
     kind, _, method = name.removeprefix("skmft.recipes.").partition(".")
     thing = getattr(recipes, kind, None)
-    is_recipe = inspect.isclass(thing) and issubclass(thing, recipes.Recipe) and thing is not recipes.Recipe
-    return is_recipe and hasattr(recipes.Recipe, method)
+    return inspect.isclass(thing) and issubclass(thing, recipes.Recipe) and hasattr(recipes.Recipe, method)
 
 
 ANSWERS = [name for name in public_names() if is_an_answer(name)]
@@ -100,9 +99,8 @@ def test_something_is_checked():
     assert len(NAMES) > 60
     assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.DomainScorer.__call__"} < set(NAMES)
     assert {"skmft.baselines.MixedDomainClassifier.predict", "skmft.datasets.fetch_fdu_mtl"} < set(NAMES)
-    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.Recipe.terms"} < set(NAMES)
-    assert {"skmft.recipes.Stage.train", "skmft.recipes.Recipe.columns"} < set(NAMES)
-    assert "skmft.recipes.MetaFineTuning.terms" in ANSWERS
+    assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.Stage.train"} < set(NAMES)
+    assert {"skmft.recipes.MetaFineTuning.terms", "skmft.recipes.Recipe.columns"} < set(ANSWERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,8 +133,11 @@ def test_returns(name):
 def test_answers_of_recipes(name):
     """They say what the answer is; parameters are those of the question."""
     _, doc, parameters = load(name)
-    assert doc["Summary"] and doc["Summary"][0].endswith(".")
-    assert parameters == load(f"skmft.recipes.Recipe.{name.rpartition('.')[2]}")[2]
+    question, _, asked = load(f"skmft.recipes.Recipe.{name.rpartition('.')[2]}")
+    assert doc["Summary"] and doc["Summary"][0][-1] in ".?" and question.__doc__
+    assert parameters == asked
+    notes = " ".join(load("skmft.recipes.Recipe")[1]["Notes"])
+    assert all(f"``{parameter}``" in notes for parameter in parameters)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
