@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -65,53 +66,32 @@ def _documented(
     return fill
 
 
+@dataclass(repr=False, eq=False)  # which makes __init__
 class _Baseline(BaseTextClassifier):
     """What all share: the parameters."""
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] = DEFAULT_MODEL,
-        *,
-        learning_rate: float = 1e-4,
-        batch_size: int = 32,
-        epochs: int | str = "auto",
-        domain_column: Hashable | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        max_length: int = 128,
-        pooling: str = "mean",
-        pair_encoding: str = "cross",
-        class_weight: str | dict[Name, float] | None = None,
-        recipe: Recipe | None = None,
-        unknown_domain: str = "ignore",
-        optimizer_params: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callback] | None = None,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        memory: Memory = None,
-        distributed: bool = False,
-        verbose: int = 0,
-    ) -> None:
-        self.model = model
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.domain_column = domain_column
-        self.random_state = random_state
-        self.max_length = max_length
-        self.pooling = pooling
-        self.pair_encoding = pair_encoding
-        self.class_weight = class_weight
-        self.recipe = recipe
-        self.unknown_domain = unknown_domain
-        self.optimizer_params = optimizer_params
-        self.callbacks = callbacks
-        self.device = device
-        self.precision = precision
-        self.memory = memory
-        self.distributed = distributed
-        self.verbose = verbose
+    model: str | os.PathLike[str] = DEFAULT_MODEL
+    _: KW_ONLY
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    epochs: int | str = "auto"
+    domain_column: Hashable | None = None
+    random_state: int | np.random.RandomState | None = None
+    max_length: int = 128
+    pooling: str = "mean"
+    pair_encoding: str = "cross"
+    class_weight: str | dict[Name, float] | None = None
+    recipe: Recipe | None = None
+    unknown_domain: str = "ignore"
+    optimizer_params: Mapping[str, Any] | None = None
+    callbacks: Sequence[Callback] | None = None
+    device: str | torch.device = "auto"
+    precision: str = "auto"
+    memory: Memory = None
+    distributed: bool = False
+    verbose: int = 0
 
-    _parameter_constraints: dict[str, list] = {**CONSTRAINTS, "epochs": EPOCHS, "recipe": [Recipe, None]}
+    _parameter_constraints: ClassVar[dict[str, list]] = {**CONSTRAINTS, "epochs": EPOCHS, "recipe": [Recipe, None]}
 
     @property
     def meta_epochs(self) -> int | str:  # type: ignore[override]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ PAPER: Params = {  # what `from_paper` sets beside the defaults
 }
 
 
+@dataclass(repr=False, eq=False)  # which makes __init__
 class MetaFineTunedClassifier(BaseMetaLearner):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
 
@@ -203,7 +205,7 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     arXiv:2003.13003: typicality and prototypes in section 3.2, corruption in section 3.3.
     """
 
-    _parameter_constraints: dict[str, list] = {
+    _parameter_constraints: ClassVar[dict[str, list]] = {
         **CONSTRAINTS,
         "meta_epochs": EPOCHS,
         "adaptation": [StrOptions({"full", "head", "lora"}), None],
@@ -223,70 +225,37 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     _default_recipe = MetaFineTuning
     _without_domains = "typicality has no cross-domain term, and there is neither domain corruption nor adaptation."
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] = DEFAULT_MODEL,
-        *,
-        learning_rate: float = 1e-4,
-        batch_size: int = 32,
-        meta_epochs: int | str = "auto",
-        adaptation: str | None = "full",
-        corruption_weight: float = 0.1,
-        domain_column: Hashable | None = None,
-        random_state: int | np.random.RandomState | None = None,
-        max_length: int = 128,
-        pooling: str = "mean",
-        pair_encoding: str = "auto",
-        class_weight: str | dict[Name, float] | None = None,
-        recipe: Recipe | None = None,
-        contrastive_weight: float = 0.5,
-        typicality_weighting: bool = True,
-        typicality_balance: float = 0.5,
-        n_prototypes: int = 1,
-        head_init: str = "probe",
-        weight_interpolation: float = 0.75,
-        unknown_domain: str = "ignore",
-        adaptation_epochs: int | str = "auto",
-        adaptation_learning_rate: float | str | None = "auto",
-        lora_config: Mapping[str, Any] | LoraConfig | None = None,
-        optimizer_params: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callback] | None = None,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        memory: Memory = None,
-        distributed: bool = False,
-        verbose: int = 0,
-    ) -> None:
-        self.model = model
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.meta_epochs = meta_epochs
-        self.adaptation = adaptation
-        self.corruption_weight = corruption_weight
-        self.domain_column = domain_column
-        self.random_state = random_state
-        self.max_length = max_length
-        self.pooling = pooling
-        self.pair_encoding = pair_encoding
-        self.class_weight = class_weight
-        self.recipe = recipe
-        self.contrastive_weight = contrastive_weight
-        self.typicality_weighting = typicality_weighting
-        self.typicality_balance = typicality_balance
-        self.n_prototypes = n_prototypes
-        self.head_init = head_init
-        self.weight_interpolation = weight_interpolation
-        self.unknown_domain = unknown_domain
-        self.adaptation_epochs = adaptation_epochs
-        self.adaptation_learning_rate = adaptation_learning_rate
-        self.lora_config = lora_config
-        self.optimizer_params = optimizer_params
-        self.callbacks = callbacks
-        self.device = device
-        self.precision = precision
-        self.memory = memory
-        self.distributed = distributed
-        self.verbose = verbose
+    model: str | os.PathLike[str] = DEFAULT_MODEL
+    _: KW_ONLY
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    meta_epochs: int | str = "auto"
+    adaptation: str | None = "full"
+    corruption_weight: float = 0.1
+    domain_column: Hashable | None = None
+    random_state: int | np.random.RandomState | None = None
+    max_length: int = 128
+    pooling: str = "mean"
+    pair_encoding: str = "auto"
+    class_weight: str | dict[Name, float] | None = None
+    recipe: Recipe | None = None
+    contrastive_weight: float = 0.5
+    typicality_weighting: bool = True
+    typicality_balance: float = 0.5
+    n_prototypes: int = 1
+    head_init: str = "probe"
+    weight_interpolation: float = 0.75
+    unknown_domain: str = "ignore"
+    adaptation_epochs: int | str = "auto"
+    adaptation_learning_rate: float | str | None = "auto"
+    lora_config: Mapping[str, Any] | LoraConfig | None = None
+    optimizer_params: Mapping[str, Any] | None = None
+    callbacks: Sequence[Callback] | None = None
+    device: str | torch.device = "auto"
+    precision: str = "auto"
+    memory: Memory = None
+    distributed: bool = False
+    verbose: int = 0
 
     @classmethod
     def from_paper(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **params: Any) -> Self:

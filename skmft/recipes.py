@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from numbers import Real
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class Recipe(BaseEstimator):
     description = "fine-tuning"
     unknown = "model"
     seed_of_heads = "heads"  # what the seed of `heads` is derived from
-    _parameter_constraints: dict[str, list] = {}  # a subclass need not have any
+    _parameter_constraints: ClassVar[dict[str, list]] = {}  # a subclass need not have any
 
     def train(self, stage: Stage, rows: Rows) -> Trained:
         """Which rows train which models, in how many rounds, and which tensors does a domain have of its own?
@@ -119,12 +120,12 @@ class Recipe(BaseEstimator):
         interpolate(model, start, interpolation)
 
 
+@dataclass(repr=False, eq=False)
 class MissingRecipe(Recipe):
     """Stands for a recipe of a class that `load` did not import. Predictions do not need it; training does."""
 
-    def __init__(self, name: str, params: Params) -> None:
-        self.name = name
-        self.params = params
+    name: str
+    params: Params
 
     def about(self) -> tuple[str, Params]:
         """What a saved folder says of the recipe that it stands for."""
@@ -142,6 +143,7 @@ class MissingRecipe(Recipe):
         return f"{self.name}({given})"
 
 
+@dataclass(repr=False, eq=False)
 class MetaFineTuning(Recipe):
     """Meta Fine-Tuning: the label loss, domain corruption, and a contrastive loss (an extension).
 
@@ -178,7 +180,7 @@ class MetaFineTuning(Recipe):
     description = "meta fine-tuning"
     seed_of_heads = "corruption head"
 
-    _parameter_constraints: dict[str, list] = {
+    _parameter_constraints: ClassVar[dict[str, list]] = {
         "corruption_weight": [Interval(Real, 0, None, closed="left"), None],
         "contrastive_weight": [Interval(Real, 0, None, closed="left"), None],
         "corruption_layers": ["array-like"],
@@ -186,20 +188,12 @@ class MetaFineTuning(Recipe):
         "contrastive_temperature": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(
-        self,
-        corruption_weight: float | None = None,
-        contrastive_weight: float | None = None,
-        *,
-        corruption_layers: Sequence[int] = (-1,),
-        corruption_labels: str = "epoch",
-        contrastive_temperature: float = 0.1,
-    ) -> None:
-        self.corruption_weight = corruption_weight
-        self.contrastive_weight = contrastive_weight
-        self.corruption_layers = corruption_layers
-        self.corruption_labels = corruption_labels
-        self.contrastive_temperature = contrastive_temperature
+    corruption_weight: float | None = None
+    contrastive_weight: float | None = None
+    _: KW_ONLY
+    corruption_layers: Sequence[int] = (-1,)
+    corruption_labels: str = "epoch"
+    contrastive_temperature: float = 0.1
 
     def _corrupts(self, rows: Rows) -> bool:
         return bool(self.corruption_weight) and len(rows.domain_names) > 1
@@ -300,6 +294,7 @@ class MultiTask(Recipe):
         return {"label_loss": label_loss(own, batch["y"], batch["weight"])}
 
 
+@dataclass(repr=False, eq=False)
 class DomainAdversarial(Recipe):
     """One model for all domains, whose encoder is trained against a discriminator of domains ("Adv" in the paper).
 
@@ -325,14 +320,14 @@ class DomainAdversarial(Recipe):
 
     seed_of_heads = "domain discriminator"
 
-    _parameter_constraints: dict[str, list] = {
+    _parameter_constraints: ClassVar[dict[str, list]] = {
         "weight": [Interval(Real, 0, None, closed="left")],
         "schedule": [StrOptions({"ramp", "constant"})],
     }
 
-    def __init__(self, weight: float = 0.1, *, schedule: str = "ramp") -> None:
-        self.weight = weight
-        self.schedule = schedule
+    weight: float = 0.1
+    _: KW_ONLY
+    schedule: str = "ramp"
 
     def _has_discriminator(self, rows: Rows) -> bool:
         return self.weight > 0 and len(rows.domain_names) > 1
