@@ -15,7 +15,8 @@ from torch import nn
 from ._engine.batches import Column, TrainingRows
 from ._engine.encoder import Encoder
 from ._engine.inference import run_in_batches
-from ._engine.model import ModelOutput, TextClassifier, embedding_width, layer_indices
+from ._engine.model import ModelOutput, TextClassifier, layer_indices
+from ._engine.pooling import embedding_width
 from ._engine.runtime import Runtime
 from ._engine.training import Term, TrainingSettings, auto_epochs, fine_tune
 from ._inputs.rows import Rows

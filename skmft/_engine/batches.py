@@ -1,4 +1,4 @@
-"""The rows of a training, and the order of their batches."""
+"""The rows of a training, and which of them make a batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .tokens import TokenizedTexts, bucketed_batches
+from .tokens import TOKENS, TokenizedTexts
 
 Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], np.ndarray]
 Column = np.ndarray | Redraw
+_BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many batches
+_TAKEN = {*TOKENS, "y", "weight", "progress"}  # what every batch holds
 
 
 class TrainingRows(torch.utils.data.Dataset):
@@ -29,54 +31,74 @@ class TrainingRows(torch.utils.data.Dataset):
         weight: NDArray[np.float64],
         columns: Mapping[str, Column] | None = None,
     ) -> None:
+        columns = columns or {}
+        if taken := sorted(_TAKEN & columns.keys()):
+            raise ValueError(
+                f"columns: {taken[0]!r} names what every batch holds; expected a name but {sorted(_TAKEN)}."
+            )
         self.texts, self.y = texts, y
         self.columns: dict[str, Column] = {"weight": weight.astype(np.float32)}
-        for name, column in (columns or {}).items():
+        for name, column in columns.items():
             self.columns[name] = column if callable(column) else _checked(name, column, len(y))
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        rows = np.array([i])
-        return self.texts.batch(rows), torch.from_numpy(self.y[rows])
 
 
 def _checked(name: str, column: np.ndarray, n_rows: int) -> np.ndarray:
     """A column of numbers, floats as float32."""
     column = np.asarray(column)
     if column.shape[:1] != (n_rows,) or column.dtype.kind not in "biuf":
-        raise ValueError(
-            f"columns: {name!r} is {column.dtype} of shape {column.shape}; expected numbers, {n_rows} rows on the first axis."
-        )
+        found = f"{column.dtype} of shape {column.shape}"
+        raise ValueError(f"columns: {name!r} is {found}; expected numbers, {n_rows} rows on the first axis.")
     return column.astype(np.float32) if column.dtype.kind == "f" else column
 
 
 class BucketedIterator:
-    """The net's ``iterator_train``: length-bucketed, shuffled batches, padded to their longest row.
+    """The net's ``iterator_train``: shuffled batches of rows of similar length, padded to the longest.
 
-    The order is a function of `seed` and the epoch alone; redrawn columns have a generator of their own, so that
-    they change no order.
+    The order is a function of `seed` and the epoch alone; redrawn columns have a generator of their own.
     """
 
     def __init__(self, dataset: TrainingRows, batch_size: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
+        self.dataset, self.batch_size, self.seed, self.epoch = dataset, batch_size, seed, 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         data = self.dataset
-        order = np.random.default_rng([self.seed, self.epoch, 0])
-        draws = np.random.default_rng([self.seed, self.epoch, 1])
+        order, draws = (np.random.default_rng([self.seed, self.epoch, purpose]) for purpose in (0, 1))
         self.epoch += 1
         batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
         columns = {
-            name: _checked(name, c(batches, draws), len(data.y)) if callable(c) else c
-            for name, c in data.columns.items()
+            name: _checked(name, c(batches, draws), len(data)) if callable(c) else c for name, c in data.columns.items()
         }
         for rows in batches:
-            batch = data.texts.batch(rows)
-            batch.update({name: torch.from_numpy(v[rows]) for name, v in columns.items()})
-            yield batch, torch.from_numpy(data.y[rows])
+            own = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
+            yield data.texts.batch(rows) | own, torch.from_numpy(data.y[rows])
+
+
+def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Shuffled batches of rows of similar length, each row once.
+
+    Shuffled rows are cut into buckets of several batches and sorted inside a bucket by their length, with 15% of jitter, so
+    that small data sets do not see the same batches every epoch. All batches are of one size, but for a row, so that no row
+    weighs more in its batch's mean than others do in theirs.
+    """
+    order = rng.permutation(len(lengths))
+    jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))
+    batches: list[NDArray[np.int64]] = []
+    even = np.array_split(order, math.ceil(len(order) / batch_size))
+    for start in range(0, len(even), _BATCHES_A_BUCKET):
+        own = even[start : start + _BATCHES_A_BUCKET]
+        bucket = np.concatenate(own)
+        bucket = bucket[np.argsort(jittered[bucket], kind="stable")]
+        batches.extend(np.split(bucket, np.cumsum([len(batch) for batch in own])[:-1]))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sorted_batches(lengths: NDArray[np.int64], max_tokens: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Batches for inference: rows from longest to shortest, less the first `start`, as many as `max_tokens` hold."""
+    order = np.argsort(-lengths, kind="stable")
+    while start < len(order):
+        rows = order[start : start + max(1, max_tokens // max(1, int(lengths[order[start]])))]
+        yield rows
+        start += len(rows)

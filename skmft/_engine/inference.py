@@ -5,27 +5,26 @@ from __future__ import annotations
 import gc
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .batches import sorted_batches
 from .cache import Memory, RowStore
 from .encoder import Encoder, EncoderSource
-from .model import embedding_width, pooled_layers
+from .pooling import embedding_width, pooled_layers
 from .runtime import Runtime, autocast
-from .tokens import TokenizedTexts, sorted_batches
+from .tokens import TokenizedTexts
 
 CHUNK_ROWS = 32_768  # embedded, or looked up in the user's memory, at a time
 _CPU_TOKENS = 2048  # a batch on a CPU; 16 rows of 128 tokens ran 10 to 20% faster than 32 (MiniLM, L2 of 1 MiB a core)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: CUDA's error, or the untyped ones of CPUs, other devices and CUDA's libraries."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
     signs = ("out of memory", "DefaultCPUAllocator", "_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
@@ -39,54 +38,40 @@ def run_in_batches(
     max_tokens: int,
     runtime: Runtime,
     description: str = "",
-    columns: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
     """Run a forward pass over all texts. Where memory runs out, batches are halved, with a warning."""
-    out = np.empty((len(texts), width), dtype=np.float32)
-    device = runtime.device
+    out, device, what = np.empty((len(texts), width), dtype=np.float32), runtime.device, description or "inference"
     if device.type == "cpu":
         max_tokens = min(max_tokens, _CPU_TOKENS)
-    bar = None
-    if description and runtime.verbose:
-        from tqdm.auto import tqdm
-
-        bar = tqdm(desc=description, unit="text", total=len(texts))
-    limit: int | None = None  # tokens that fit, once memory has run out
-    lengths = texts.lengths
-    with autocast(device, runtime.dtype):
-        for rows in sorted_batches(lengths, max_tokens):
-            start, longest = 0, max(1, int(lengths[rows[0]]))
-            while start < len(rows):
-                at_once = len(rows) if limit is None else max(1, limit // longest)
-                part = rows[start : start + at_once]
-                batch = {name: t.to(device) for name, t in texts.batch(part).items()}
-                batch.update({name: torch.from_numpy(v[part]).to(device) for name, v in (columns or {}).items()})
-                try:
-                    out[part] = forward(**batch).float().cpu().numpy()
-                    start += len(part)
-                    continue
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(part) == 1:
-                        raise torch.OutOfMemoryError(
-                            f"{description or 'inference'}: out of memory with a single row of {longest} tokens; lower "
-                            f"max_length, or take a smaller model. The device said: {error}"
-                        ) from error
-                # out here the error is gone, and with it the frames that hold tensors
-                limit = (len(part) + 1) // 2 * longest
-                del batch
+    done, halved = 0, False
+    with runtime.bar(description, len(texts), "text") as bar, autocast(device, runtime.dtype):
+        while done < len(texts):
+            try:
+                for rows in sorted_batches(texts.lengths, max_tokens, done):
+                    out[rows] = (
+                        forward(**{name: t.to(device) for name, t in texts.batch(rows).items()}).float().cpu().numpy()
+                    )
+                    done += len(rows)
+                    if bar is not None:
+                        bar.update(len(rows))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                longest = max(1, int(texts.lengths[rows[0]]))
+                if len(rows) == 1:
+                    raise torch.OutOfMemoryError(
+                        f"{what}: out of memory with a single row of {longest} tokens; lower max_length, or take a smaller "
+                        f"model. The device said: {error}"
+                    ) from error
+                max_tokens, halved = (len(rows) + 1) // 2 * longest, True
+            if halved:  # out here the error is gone, and with it the frames that hold tensors
                 gc.collect()
                 if torch.cuda.is_initialized():
                     torch.cuda.empty_cache()
-            if bar is not None:
-                bar.update(len(rows))
-    if bar is not None:
-        bar.close()
-    if limit is not None:
+    if halved:
         warnings.warn(
-            f"{description or 'inference'}: memory ran out, so batches were halved until they held {limit} tokens. The results "
-            "are the same, only later. A smaller batch_size or max_length avoids this.",
+            f"{what}: memory ran out, so batches were halved until they held {max_tokens} tokens. The results are the same, "
+            "only later. A smaller batch_size or max_length avoids this.",
             UserWarning,
             stacklevel=2,
         )
@@ -128,18 +113,10 @@ class PretrainedEmbedder:
 
         if self.memory is None:
             return compute(tokens)
-        about = (
-            self.source.name,
-            self.source.sha256,
-            self.encoder.config.to_json_string(),
-            self.max_length,
-            self.pooling,
-            tokens.bi_encoded,
-            str(self.runtime.dtype),
-            self.runtime.device.type,
-        )
+        model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
+        how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
+        store = RowStore(self.memory, "embeddings", *model, *how)
         keys = [hashlib.sha256(tokens.row(i).tobytes()).digest() for i in range(len(tokens))]
-        store = RowStore(self.memory, "embeddings", *about)
         return np.stack(store.get(keys, lambda missing: list(compute(tokens.subset(missing))), np.float32))
 
     def chunks(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
-from .._engine.cache import FloatRows
+from .._engine.cache import float_rows
 from .._engine.inference import PretrainedEmbedder
-from .._engine.model import embedding_width
+from .._engine.pooling import embedding_width
 from .._inputs.rows import Rows
 from .typicality import PrototypeSums, cluster_cells, similarities, typicality
 
@@ -57,19 +58,22 @@ def score_typicality(
     width = embedding_width(embedder.encoder, rows.tokens.bi_encoded)
     sums = PrototypeSums(len(rows.domain_names), len(rows.classes), n_prototypes, width)
     own, cross = np.empty((2, len(rows)))
-    with FloatRows(len(used), width) as embeddings:
-        for part, E in embedder.chunks(rows.tokens, used, "typicality"):
-            embeddings.write(part.start, E)
-            if n_prototypes == 1:
-                sums.add(E, y[part], domains[part], weight[part])
-        if n_prototypes > 1:
-            cluster = cluster_cells(embeddings.take, y, domains, weight, n_prototypes=n_prototypes, random_state=seed)
-            for part, E in embeddings.blocks():
-                sums.add(E, y[part], domains[part], weight[part], cluster[part])
-        prototypes, shares = sums.prototypes()
-        for part, E in embeddings.blocks():
-            own[used[part]], cross[used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
-        probed = None if probe is None else embeddings.take(probe)
+    embeddings = float_rows(len(used), width)
+    for part, E in embedder.chunks(rows.tokens, used, "typicality"):
+        embeddings[part] = E
+        if n_prototypes == 1:
+            sums.add(E, y[part], domains[part], weight[part])
+    blocks = list(gen_batches(len(used), 8192))
+    if n_prototypes > 1:
+        read = embeddings.__getitem__
+        cluster = cluster_cells(read, y, domains, weight, n_prototypes=n_prototypes, random_state=seed)
+        for part in blocks:
+            sums.add(embeddings[part], y[part], domains[part], weight[part], cluster[part])
+    prototypes, shares = sums.prototypes()
+    for part in blocks:
+        found = similarities(embeddings[part], y[part], domains[part], prototypes, shares)
+        own[used[part]], cross[used[part]] = found
+    probed = None if probe is None else embeddings[probe]
     # rows of weight 0 come last and by themselves, so that they change no batch of the others
     for part, E in embedder.chunks(rows.tokens, unused, "typicality of rows of weight 0"):
         i = unused[part]
