@@ -143,8 +143,7 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     lora_config : dict or peft.LoraConfig, default=None
         Shape of the adapters under ``adaptation="lora"``; None is ``{"r": 8, "lora_alpha": 16}``. Without ``target_modules``
         they go to the query and value projections of attention (ModernBERT: its joint projection; encoders with names unknown
-        to us: all linear layers). DeBERTa's query and key projections also read relative positions, which belong to no row:
-        with them, mixed rows are predicted domain by domain.
+        to us: all linear layers).
     optimizer_params : dict, default=None
         Some of ``{"weight_decay": 0.01, "warmup_ratio": 0.1, "max_grad_norm": 1.0}``, whose values are the defaults: decoupled
         weight decay (not on biases and norms), the share of a stage's steps over which the learning rate rises, and the norm

@@ -150,7 +150,7 @@ def test_only_deltas_are_kept(loras, data4):
         assert sum(storages.values()) == numbers  # no view that keeps something larger alive
         for protocol in (2, pickle.HIGHEST_PROTOCOL):
             stored = pickle.dumps(tensors, protocol)
-            assert len(stored) < numbers + 10_000  # none keeps more alive
+            assert len(stored) < numbers + 1_000 * len(tensors)
             again = pickle.loads(stored)
             assert list(again) == list(tensors) and all(torch.equal(again[n], t) for n, t in tensors.items())
     assert not [n for n, _ in clf.meta_learner_.named_modules() if "lora" in n]
@@ -211,10 +211,10 @@ def test_bad_settings_are_refused_before_anything_is_fitted(make, data4):
         ({"rank": 8}, "lora_config=.*'rank'.*expected None, a dict of what peft.LoraConfig takes"),
         (
             {"use_dora": True},
-            r"lora_config sets \['use_dora'\]; a domain's adapters are kept as plain low-rank matrices",
+            r"lora_config sets \{'use_dora': True\}; a domain's adapters are kept as plain low-rank matrices",
         ),
-        ({"init_lora_weights": "pissa"}, r"init_lora_weights='pissa'; expected one of \(True, False, 'gaussian'"),
-        (peft.LoraConfig(modules_to_save=["pooler"]), r"lora_config sets \['modules_to_save'\]"),
+        ({"init_lora_weights": "pissa"}, r"sets \{'init_lora_weights': 'pissa'\}.*among \(True, False, 'gaussian'"),
+        (peft.LoraConfig(modules_to_save=["pooler"]), r"lora_config sets \{'modules_to_save': \['pooler'\]\}"),
     ):
         bad = copy.copy(clf).set_params(lora_config=config)
         with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ from .tokens import TOKENS, TokenizedTexts
 Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], np.ndarray]
 Column = np.ndarray | Redraw
 _BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many batches
-_TAKEN = {*TOKENS, "y", "weight", "progress"}  # what every batch holds
+_TAKEN = {*TOKENS, "y", "weight", "progress"}
 
 
+@dataclass(eq=False)
 class TrainingRows(torch.utils.data.Dataset):
     """Tokenized rows with their targets, weights (of mean 1) and further columns, for `FineTuningNet`.
 
@@ -24,34 +26,30 @@ class TrainingRows(torch.utils.data.Dataset):
     with the row numbers of every batch and a generator.
     """
 
-    def __init__(
-        self,
-        texts: TokenizedTexts,
-        y: NDArray[np.int64],
-        weight: NDArray[np.float64],
-        columns: Mapping[str, Column] | None = None,
-    ) -> None:
-        columns = columns or {}
-        if taken := sorted(_TAKEN & columns.keys()):
+    texts: TokenizedTexts
+    y: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    columns: Mapping[str, Column] | None = None
+
+    def __post_init__(self) -> None:
+        if taken := sorted(_TAKEN.intersection(self.columns or ())):
             raise ValueError(
-                f"columns: {taken[0]!r} names what every batch holds; expected a name but {sorted(_TAKEN)}."
+                f"columns: {taken[0]!r} is a name that every batch has; expected none of {sorted(_TAKEN)}."
             )
-        self.texts, self.y = texts, y
-        self.columns: dict[str, Column] = {"weight": weight.astype(np.float32)}
-        for name, column in columns.items():
-            self.columns[name] = column if callable(column) else _checked(name, column, len(y))
 
     def __len__(self) -> int:
         return len(self.texts)
 
-
-def _checked(name: str, column: np.ndarray, n_rows: int) -> np.ndarray:
-    """A column of numbers, floats as float32."""
-    column = np.asarray(column)
-    if column.shape[:1] != (n_rows,) or column.dtype.kind not in "biuf":
-        found = f"{column.dtype} of shape {column.shape}"
-        raise ValueError(f"columns: {name!r} is {found}; expected numbers, {n_rows} rows on the first axis.")
-    return column.astype(np.float32) if column.dtype.kind == "f" else column
+    def draw(self, batches: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """All columns in an epoch, floats as float32."""
+        out = {}
+        for name, given in {"weight": self.weight, **(self.columns or {})}.items():
+            column = np.asarray(given(batches, rng) if callable(given) else given)
+            if column.shape[:1] != (len(self),) or column.dtype.kind not in "biuf":
+                found = f"{column.dtype} of shape {column.shape}"
+                raise ValueError(f"columns: {name!r} is {found}; expected numbers, {len(self)} rows on the first axis.")
+            out[name] = column.astype(np.float32) if column.dtype.kind == "f" else column
+        return out
 
 
 class BucketedIterator:
@@ -68,9 +66,7 @@ class BucketedIterator:
         order, draws = (np.random.default_rng([self.seed, self.epoch, purpose]) for purpose in (0, 1))
         self.epoch += 1
         batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
-        columns = {
-            name: _checked(name, c(batches, draws), len(data)) if callable(c) else c for name, c in data.columns.items()
-        }
+        columns = data.draw(batches, draws)
         for rows in batches:
             own = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
             yield data.texts.batch(rows) | own, torch.from_numpy(data.y[rows])

@@ -45,12 +45,17 @@ class RowStore:
             return list(compute(np.arange(len(keys))))
         first = dict(zip(reversed(keys), reversed(range(len(keys)))))  # where a key comes first
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+        def read(some: Iterable[bytes]) -> dict[bytes, bytes]:
+            rows = ((key, db.execute("SELECT array FROM arrays WHERE key = ?", (key,)).fetchone()) for key in some)
+            return {key: row[0] for key, row in rows if row}
+
         with closing(sqlite3.connect(self.path, timeout=24 * 3600, isolation_level=None)) as db:
             db.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, array BLOB) WITHOUT ROWID")
-            found = _read(db, first)
+            found = read(first)
             if len(found) < len(first):
                 db.execute("BEGIN IMMEDIATE")  # the write lock; closing without commit drops it
-                found |= _read(db, first.keys() - found)
+                found |= read(first.keys() - found)
                 if missing := sorted(first[key] for key in first.keys() - found):
                     arrays = compute(np.array(missing))
                     new = {keys[i]: np.ascontiguousarray(a, dtype).tobytes() for i, a in zip(missing, arrays)}
@@ -58,17 +63,6 @@ class RowStore:
                     found |= new
                 db.execute("COMMIT")
         return [np.frombuffer(found[key], dtype) for key in keys]
-
-
-def _read(db: sqlite3.Connection, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Those of the keys that are there, with their arrays; SQLite takes some hundreds at a time."""
-    keys = list(keys)
-    found: dict[bytes, bytes] = {}
-    for start in range(0, len(keys), 500):
-        some = keys[start : start + 500]
-        places = ", ".join("?" * len(some))
-        found.update(db.execute(f"SELECT key, array FROM arrays WHERE key IN ({places})", some))
-    return found
 
 
 def float_rows(n_rows: int, width: int, most_bytes: int = 256 * 2**20) -> NDArray[np.float32]:

@@ -1,8 +1,7 @@
 """Training in several processes: each batch is shared among them, and their gradients add up.
 
 The loss of a process's part of a batch, a mean over the part's rows, is scaled by the part's share of the batch, so that the
-gradients of all parts add up to the gradient of the mean over the batch, however unequal the parts. accelerate starts the
-process group; what happens inside it is torch.distributed's own.
+gradients of all parts add up to that of the mean over the batch. accelerate starts the process group; the rest is torch's own.
 """
 
 from __future__ import annotations
@@ -45,10 +44,8 @@ class Processes:
         try:
             from accelerate import PartialState
         except ImportError as error:
-            raise ImportError(
-                "distributed=True needs the package accelerate: pip install 'skmft[distributed]', or set distributed=False "
-                f"({error})."
-            ) from error
+            needed = "distributed=True needs the package accelerate: pip install 'skmft[distributed]'"
+            raise ImportError(f"{needed}, or set distributed=False ({error}).") from error
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started > 1 and not _has_group():
             # without cpu=True accelerate takes a process without CUDA for one that is alone
@@ -56,9 +53,8 @@ class Processes:
             atexit.register(_leave_gloo)
             if not _has_group():
                 raise RuntimeError(
-                    f"distributed=True: WORLD_SIZE={started}, but accelerate started no process group, because it was set up "
-                    "for one process before; make no PartialState or Accelerator before fit, or one for all processes "
-                    "(cpu=True on CPUs)."
+                    f"distributed=True: WORLD_SIZE={started}, but accelerate started no process group, as it was set up for "
+                    "one process before; make no PartialState or Accelerator before fit, or one for all (cpu=True on CPUs)."
                 )
         return cls(distributed.get_rank(), distributed.get_world_size()) if _has_group() else cls()
 

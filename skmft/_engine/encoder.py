@@ -33,8 +33,7 @@ _LOCAL = {"trust_remote_code": False, "local_files_only": True}
 class EncoderSource:
     """Where a pre-trained encoder came from; enough to load the same weights again.
 
-    `name` is what the user gave, `revision` the hub's commit where the folder is a hub snapshot, `sha256` the hash of the
-    weights (of all shards in the order of their names).
+    `name` is what the user gave, `revision` the commit of a hub snapshot, `sha256` the hash of the weights' files.
     """
 
     name: str
@@ -54,17 +53,14 @@ def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
     else:
         folder = _from_hub(name, revision)
         revision = folder.name
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
+    files = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    if not files:
         raise ValueError(
             f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints "
             "(pytorch_model.bin) can run code when loaded and are refused; convert with "
             "`AutoModel.from_pretrained(...).save_pretrained(folder)`."
         )
-    stats = [shard.stat() for shard in shards]
-    digest = _sha256_of(
-        tuple(shards), tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
-    )
+    digest = _sha256_of(*((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files))
     if expected not in (None, digest):
         raise ValueError(
             f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}; "
@@ -91,11 +87,11 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 @lru_cache(maxsize=64)  # at every fit of a search the same files: hashing them took longer than loading them
-def _sha256_of(shards: tuple[Path, ...], stats: tuple[tuple[int, ...], ...]) -> str:
-    """Hash of files; `stats` tells a file that was written anew from the one that was hashed."""
+def _sha256_of(*files: tuple[Path | int, ...]) -> str:
+    """Hash of files, each given with what tells one that was written anew from the one that was hashed."""
     digest = hashlib.sha256()
-    for shard in shards:
-        with open(shard, "rb") as file:
+    for path, *_ in files:
+        with open(path, "rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
@@ -125,11 +121,8 @@ def quiet() -> Iterator[None]:
 def load_encoder(source: EncoderSource) -> Encoder:
     """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
 
-    Weights that the file has in float32 are not read but mapped, copy on write: the file is in memory once, however many
-    encoders are loaded from it, and an encoder takes memory of its own for the weights that are trained.
-
-    Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens, a
-    third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
+    Weights that the file has in float32 are mapped, copy on write, so that encoders of one file share its memory until they
+    are trained. Dropping attention weights would keep torch from its fused attention, and took a third of a step on CPU.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -163,10 +156,8 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
         positions -= padding + 1
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
-        raise ValueError(
-            f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read; "
-            f"set max_length to {longest} or less."
-        )
+        found = f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read"
+        raise ValueError(f"{found}; set max_length to {longest} or less.")
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"model={source.name!r} has no padding token, so its rows cannot be batched; "

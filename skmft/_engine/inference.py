@@ -59,22 +59,18 @@ def run_in_batches(
                     raise
                 longest = max(1, int(texts.lengths[rows[0]]))
                 if len(rows) == 1:
-                    raise torch.OutOfMemoryError(
-                        f"{what}: out of memory with a single row of {longest} tokens; lower max_length, or take a smaller "
-                        f"model. The device said: {error}"
-                    ) from error
+                    found = f"{what}: out of memory with a single row of {longest} tokens"
+                    mend = f"lower max_length, or take a smaller model. The device said: {error}"
+                    raise torch.OutOfMemoryError(f"{found}; {mend}") from error
                 max_tokens, halved = (len(rows) + 1) // 2 * longest, True
             if halved:  # out here the error is gone, and with it the frames that hold tensors
                 gc.collect()
                 if torch.cuda.is_initialized():
                     torch.cuda.empty_cache()
     if halved:
-        warnings.warn(
-            f"{what}: memory ran out, so batches were halved until they held {max_tokens} tokens. The results are the same, "
-            "only later. A smaller batch_size or max_length avoids this.",
-            UserWarning,
-            stacklevel=2,
-        )
+        found = f"{what}: memory ran out, so batches were halved until they held {max_tokens} tokens"
+        mend = "The results are the same, only later. A smaller batch_size or max_length avoids this."
+        warnings.warn(f"{found}. {mend}", UserWarning, stacklevel=2)
     return out
 
 

@@ -28,10 +28,8 @@ def layer_indices(layers: Sequence[int], depth: int, name: str = "corruption_lay
     """Layers counted from 0, negative ones from the end, as numbers in [0, depth)."""
     for layer in layers:
         if not -depth <= layer < depth:
-            raise ValueError(
-                f"{name}={tuple(layers)}: layer {layer} does not exist; the model has {depth} layers, "
-                f"numbered 0 to {depth - 1} (or -{depth} to -1 from the end)."
-            )
+            there = f"the model has {depth} layers, numbered 0 to {depth - 1} (or -{depth} to -1 from the end)"
+            raise ValueError(f"{name}={tuple(layers)}: layer {layer} does not exist; {there}.")
     out = [int(layer) % depth for layer in layers]
     if len(set(out)) < len(out):
         raise ValueError(f"{name}={tuple(layers)} names a layer twice (depth {depth}): {out}.")
@@ -48,10 +46,7 @@ class ModelOutput:
 
 
 class TextClassifier(nn.Module):
-    """Encoder, pooling and label head; and, while it is meta fine-tuned, what a recipe puts beside them.
-
-    `bi_encoded`: rows are pairs, whose texts are encoded separately.
-    """
+    """Encoder, pooling and label head; `bi_encoded`: rows are pairs, whose texts are encoded separately."""
 
     def __init__(self, encoder: Encoder, n_classes: int, pooling: str = "mean", bi_encoded: bool = False) -> None:
         super().__init__()

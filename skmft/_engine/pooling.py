@@ -36,8 +36,7 @@ def pooled_layers(
     inputs: Params = {"input_ids": input_ids, "attention_mask": attention_mask}
     if bi_encoded:
         assert token_type_ids is not None  # `tokenize` gives them
-        texts = split_texts(input_ids, attention_mask, token_type_ids, text_length)
-        inputs = dict(zip(inputs, texts))
+        inputs = dict(zip(inputs, split_texts(input_ids, attention_mask, token_type_ids, text_length)))
     elif token_type_ids is not None:
         inputs["token_type_ids"] = token_type_ids
     depth = encoder.config.num_hidden_layers
@@ -47,8 +46,10 @@ def pooled_layers(
     # hidden_states[0] is the embedding layer's output, and the last one lacks the norm that may follow the last layer
     states = [output.last_hidden_state if i == depth - 1 else output.hidden_states[i + 1] for i in layers]
     pooled = [pool(state, inputs["attention_mask"], pooling) for state in states]
-    n = len(input_ids)
-    return [_pair_features(p[:n], p[n:]) for p in pooled] if bi_encoded else pooled
+    if not bi_encoded:
+        return pooled
+    pairs = [p.split(input_ids.shape[0]) for p in pooled]
+    return [torch.cat([u, v, (u - v).abs()], dim=-1) for u, v in pairs]  # Reimers & Gurevych, EMNLP 2019
 
 
 def split_texts(
@@ -62,11 +63,6 @@ def split_texts(
     mask = (place < lengths.unsqueeze(1)).to(attention_mask.dtype)
     source = (starts.unsqueeze(1) + place) * mask  # padding is filled with the row's first token, and not read
     return torch.cat([input_ids, input_ids]).gather(1, source), mask
-
-
-def _pair_features(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """A pair from the embeddings of its texts: ``[u, v, |u - v|]`` (Reimers & Gurevych, EMNLP 2019)."""
-    return torch.cat([u, v, (u - v).abs()], dim=-1)
 
 
 def embedding_width(encoder: Encoder, bi_encoded: bool) -> int:

@@ -69,10 +69,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device  # "cuda" is the current device, by its number
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"device={device!r} cannot be used here: {reason}. Use 'auto', 'cpu', or a device that torch sees."
-        ) from error
+        found = f"device={device!r} cannot be used here: {str(error).splitlines()[0].rstrip('.')}"
+        raise ValueError(f"{found}. Use 'auto', 'cpu', or a device that torch sees.") from error
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -120,14 +122,14 @@ def tokenize(
         except TypeError:
             _refuse_surrogates(rows, start)
             raise
-        pieces = [piece for row in zip(*(e["input_ids"] for e in encoded)) for piece in row]
+        pieces = list(chain.from_iterable(zip(*(e["input_ids"] for e in encoded))))
         sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
         lengths.append(sizes.reshape(len(rows), -1).sum(1))
-        ids.append(np.fromiter((t for piece in pieces for t in piece), dtype=np.int32))
+        ids.append(np.fromiter(chain.from_iterable(pieces), dtype=np.int32))
         if bi_encoded:
             types.append(np.repeat(np.arange(len(pieces)) % 2, sizes).astype(np.int8))
         elif token_types:
-            types.append(np.fromiter((t for row in encoded[0]["token_type_ids"] for t in row), dtype=np.int8))
+            types.append(np.fromiter(chain.from_iterable(encoded[0]["token_type_ids"]), dtype=np.int8))
     offsets, type_ids = _offsets(np.concatenate(lengths)), np.concatenate(types) if types else None
     return TokenizedTexts(np.concatenate(ids), offsets, type_ids, tokenizer.pad_token_id, bi_encoded)
 
@@ -136,10 +138,8 @@ def _refuse_surrogates(rows: Sequence[Text], first: int) -> None:
     """Name the first row whose text is no valid Unicode; `first` is the number of the first row."""
     for i, row in enumerate(rows, start=first):
         for text in row if isinstance(row, tuple) else (row,):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
+            if found := re.search("[\ud800-\udfff]", text):
                 raise ValueError(
-                    f"X: row {i} has the lone surrogate {text[error.start]!r} at character {error.start}; expected valid "
-                    "Unicode. text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it."
+                    f"X: row {i} has the lone surrogate {found[0]!r} at character {found.start()}; expected valid Unicode. "
+                    "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') mends it."
                 ) from None

@@ -27,6 +27,7 @@ from .tokens import TOKENS
 Term = torch.Tensor | tuple[float, torch.Tensor]  # a loss term, or one with its weight; a weight of 0 only records it
 Terms = Callable[[TextClassifier, ModelOutput, Batch], Mapping[str, Term]]
 
+_MEND = "lower learning_rate or set precision='float32'"
 OUR_CALLBACKS = ("epoch_timer", "schedule", "clip")  # names that others cannot have
 
 
@@ -52,12 +53,10 @@ def warmup_decay(step: int, warmup_steps: int, total_steps: int) -> float:
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
-    It differs from `skorch.NeuralNet` in five points: the forward pass runs under autocast; the loss is the weighted sum of the
-    named terms that `terms` returns, each of which goes to the history; biases and norms do not decay; several processes may
-    share a batch; an interrupt is raised, not swallowed.
-
-    ``terms(model, output, batch)`` returns a dict of scalars, or of pairs (weight, scalar). The batch holds the token tensors,
-    ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `total_steps` that is done.
+    It differs from `skorch.NeuralNet` in four points: the forward pass runs under autocast; the loss is the weighted sum of the
+    named terms that ``terms(model, output, batch)`` returns, each of which goes to the history; biases and norms do not decay;
+    several processes may share a batch. A batch holds tokens, ``"y"``, ``"weight"``, the further columns, and ``"progress"``,
+    the share of the `total_steps` that is done.
     """
 
     def __init__(
@@ -102,10 +101,8 @@ class FineTuningNet(NeuralNet):
         values = torch.stack([share * value.detach() for value in (loss, *(v for _, v in terms.values()))])
         total, *each = processes.add(values).tolist()
         if not math.isfinite(total):
-            raise FloatingPointError(
-                f"the loss became {total} in epoch {len(self.history)} "
-                f"(learning_rate={self.lr}); lower learning_rate or set precision='float32'."
-            )
+            where = f"epoch {len(self.history)} (learning_rate={self.lr})"
+            raise FloatingPointError(f"the loss became {total} in {where}; {_MEND}.")
         for name, value in zip(terms, each):
             self.history.record_batch(name, value)
         self.loss_terms_ = list(dict.fromkeys([*getattr(self, "loss_terms_", ()), *terms]))
@@ -113,15 +110,6 @@ class FineTuningNet(NeuralNet):
             self.bar.set_postfix(loss=f"{total:.3f}", refresh=False)
             self.bar.update()
         return {"loss": torch.tensor(total), "y_pred": output.logits}
-
-    def fit_loop(self, *args: object, **kwargs: object) -> FineTuningNet:
-        self.interrupted_ = False
-        try:
-            return super().fit_loop(*args, **kwargs)
-        except KeyboardInterrupt:  # skorch swallows it one level up; see `fine_tune`
-            stops = [callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping)]
-            self.interrupted_ = not any(callback.misses_ == callback.patience for callback in stops)
-            raise
 
 
 def auto_epochs(n_rows: int, batch_size: int, *, min_epochs: int, min_steps: int) -> int:
@@ -168,8 +156,14 @@ def fine_tune(
             callbacks=callbacks,
             verbose=max(0, runtime.verbose - 1),
         )
+        net.initialize()
+        net.notify("on_train_begin", X=rows, y=None)
         try:
-            net.fit(rows)
+            net.fit_loop(rows)
+        except KeyboardInterrupt:  # by the user, or by skorch's EarlyStopping
+            stops = [callback for _, callback in net.callbacks_ if isinstance(callback, EarlyStopping)]
+            if not any(callback.misses_ == callback.patience for callback in stops):
+                raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}") from None
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -177,26 +171,23 @@ def fine_tune(
                 f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}; set a smaller batch_size "
                 f"or max_length, or take a smaller model. The device said: {error}"
             ) from error
-    if net.interrupted_:
-        raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}")
+        net.notify("on_train_end", X=rows, y=None)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     processes.copy_first([p for _, p in trained] + list(module.buffers()))
     for name, tensor in trained:  # a finite loss may have infinite gradients, the last step's unseen
         tensor.grad = None
         if not torch.isfinite(tensor).all():
-            raise FloatingPointError(
-                f"{name} has values that are no number after {epochs} epochs (learning_rate={rate}); lower learning_rate or "
-                "set precision='float32'."
-            )
+            where = f"after {epochs} epochs (learning_rate={rate})"
+            raise FloatingPointError(f"{name} has values that are no number {where}; {_MEND}.")
     module.eval()
-    return [_epoch_record(epoch, net.loss_terms_) for epoch in net.history]
+    return [_record(epoch, net.loss_terms_) for epoch in net.history]
 
 
-def _epoch_record(epoch: Params, terms: Sequence[str]) -> Record:
+def _record(epoch: Params, terms: Sequence[str]) -> Record:
     """An epoch's terms, as means over its rows; a batch may lack a term."""
-    record, batches = {"epoch": epoch["epoch"]}, epoch["batches"]
+    record = {"epoch": epoch["epoch"]}
     for name in terms:
-        if found := [batch for batch in batches if name in batch]:
-            values, sizes = zip(*((batch[name], batch["train_batch_size"]) for batch in found))
+        if found := [(batch[name], batch["train_batch_size"]) for batch in epoch["batches"] if name in batch]:
+            values, sizes = zip(*found)
             record[name] = float(np.average(values, weights=sizes))
-    return {**record, "learning_rate": batches[-1]["event_lr"], "seconds": epoch["dur"]}
+    return {**record, "learning_rate": epoch["batches"][-1]["event_lr"], "seconds": epoch["dur"]}

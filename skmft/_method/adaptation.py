@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,8 +97,8 @@ def adapt_to_domain(
 def domain_model(meta_learner: TextClassifier, tensors: Tensors, dtype: torch.dtype = torch.float32) -> TextClassifier:
     """The network of one domain, adapters merged; it shares the tensors that it has from the meta-learner.
 
-    The linear layers that are the domain's own have their weights in `dtype`, as autocast to it would cast them for every
-    batch: half the memory in bfloat16, and the same answers.
+    Its own linear layers have their weights in `dtype`, as autocast would cast them for every batch: half the memory in
+    bfloat16, and the same answers.
     """
     own = merged(meta_learner, tensors)
     for name, layer in meta_learner.encoder.named_modules(prefix="encoder"):
@@ -128,30 +128,26 @@ def domain_logits(
     number = {name: i for i, name in enumerate(dict.fromkeys(own))}
     which = np.array([number[name] for name in own])
     models: list[Tensors] = [{} if name is None else adapted[name] for name in number]
-    head, device = meta_learner.label_head, runtime.device
-    logits = np.empty((len(tokens), head.out_features))
-
-    def run(
-        forward: Callable[..., torch.Tensor], rows: NDArray[np.int64], width: int, most: int
-    ) -> NDArray[np.float32]:
-        return run_in_batches(forward, tokens.subset(rows), width=width, max_tokens=most, runtime=runtime)
-
-    alone = [i for i, tensors in enumerate(models) if has_own_encoder(tensors)]
-    together = [i for i in range(len(models)) if i not in alone]
-    if len(together) == 1:
-        alone += together
-    elif together:
+    width, n_classes = meta_learner.label_head.in_features, meta_learner.label_head.out_features
+    logits = np.empty((len(tokens), n_classes))
+    together = [i for i, tensors in enumerate(models) if not has_own_encoder(tensors)]
+    if len(together) > 1:
         rows = np.flatnonzero(np.isin(which, together))
-        embeddings = torch.from_numpy(run(meta_learner.embed, rows, head.in_features, max_tokens))
+        embeddings = run_in_batches(
+            meta_learner.embed, tokens.subset(rows), width=width, max_tokens=max_tokens, runtime=runtime
+        )
         for i in together:
             mine = which[rows] == i
             with torch.inference_mode():
-                found = domain_model(meta_learner, models[i]).label_head(embeddings[mine].to(device))
-            logits[rows[mine]] = found.cpu().numpy()
-    for i in alone:
-        rows = np.flatnonzero(which == i)
-        twin = domain_model(meta_learner, models[i], runtime.dtype) if models[i] else meta_learner
-        most = min(max_tokens, _TOKENS) if has_own_encoder(models[i]) else max_tokens
-        logits[rows] = run(twin.label_logits, rows, head.out_features, most)
-        del twin  # before the next one comes to the device
+                head = domain_model(meta_learner, models[i]).label_head
+                logits[rows[mine]] = head(torch.from_numpy(embeddings[mine]).to(runtime.device)).cpu().numpy()
+    for i in range(len(models)):
+        if i not in together or len(together) == 1:
+            rows = np.flatnonzero(which == i)
+            twin = domain_model(meta_learner, models[i], runtime.dtype) if models[i] else meta_learner
+            most = max_tokens if i in together else min(max_tokens, _TOKENS)
+            logits[rows] = run_in_batches(
+                twin.label_logits, tokens.subset(rows), width=n_classes, max_tokens=most, runtime=runtime
+            )
+            del twin  # before the next one comes to the device
     return logits

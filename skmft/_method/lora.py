@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA): beside an encoder's linear map x W', a domain's own (x A') B' of small rank.
 
 E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022 (arXiv:2106.09685). peft makes the adapters
-that are trained. What is kept of them are plain tensors, ``<layer>.lora_A`` (rank, in) and ``<layer>.lora_B`` (out, rank);
-the factor alpha / rank is multiplied into B, so whoever uses them needs neither peft nor the settings of their training.
+that are trained. What is kept of them, ``<layer>.lora_A`` (rank, in) and ``<layer>.lora_B`` (out, rank), has the factor
+alpha / rank multiplied into B, so that using it needs neither peft nor the settings of the training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfi
 LORA_A, LORA_B = ".lora_A", ".lora_B"
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": None}
 _READ = {*LORA_DEFAULTS, "lora_dropout", "use_rslora", "init_lora_weights"}
-_INITS = (True, False, "gaussian", "orthogonal")  # of peft's, those that leave the encoder as it is
+_INITS = (True, False, "gaussian", "orthogonal")
 # Query and value projections by the names that encoders give them; ModernBERT has one layer for query, key and value.
 _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "Wqkv"}
 
@@ -72,19 +72,17 @@ def _config(given: LoraParams, encoder: Encoder) -> Any:
         config = copy.deepcopy(given) if own else peft.LoraConfig(**{**LORA_DEFAULTS, **(given or {})})
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"lora_config={given!r}: {error}; expected None, a dict of what peft.LoraConfig takes, such as "
-            f"{LORA_DEFAULTS}, or a LoraConfig."
+            f"lora_config={given!r}: {error}; expected None, a dict of what peft.LoraConfig takes, such as {LORA_DEFAULTS}, "
+            "or a LoraConfig."
         ) from error
     plain = vars(peft.LoraConfig())
-    if odd := sorted(name for name, value in vars(config).items() if name not in _READ and value != plain.get(name)):
-        raise ValueError(
-            f"lora_config sets {odd}; a domain's adapters are kept as plain low-rank matrices, which {sorted(_READ)} describe. "
-            "Leave the others out."
-        )
+    odd = {name: value for name, value in vars(config).items() if name not in _READ and value != plain.get(name)}
     if config.init_lora_weights not in _INITS:
+        odd["init_lora_weights"] = config.init_lora_weights
+    if odd:
         raise ValueError(
-            f"lora_config has init_lora_weights={config.init_lora_weights!r}; expected one of {_INITS}: others change the "
-            "encoder's own weights, or read data first."
+            f"lora_config sets {odd}; a domain's adapters are kept as plain low-rank matrices, which {sorted(_READ)} describe, "
+            f"with init_lora_weights among {_INITS}, which leave the encoder as it is. Leave the others out."
         )
     if config.target_modules is None:
         config.target_modules = default_targets(encoder)
