@@ -243,8 +243,8 @@ def cost_lines(cells: dict[str, Content], device: str) -> list[str]:
             *table(["prediction with adapters", "rows/s", "mixed / this"], rows),
             "",
             f"{cells['lora']['rows']} reviews, tokenizing not counted, {cells['lora']['precision']}; median (least to most) of "
-            f"{REPEATS} runs in turn. Asked for: mixed / one domain unmerged at least 0.80, which held (0.99) while rows of several "
-            "domains shared batches.",
+            f"{REPEATS} runs in turn. Asked for: mixed / one domain unmerged at least 0.80, which held (0.99) while rows of "
+            "several domains shared batches.",
         ]
     if "full" in cells:
         c = cells["full"]
