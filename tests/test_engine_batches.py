@@ -76,7 +76,7 @@ def test_columns_that_do_not_fit_are_named(column, expected):
 
 @pytest.mark.parametrize("name", ["input_ids", "attention_mask", "token_type_ids", "y", "weight", "progress"])
 def test_columns_that_would_replace_ours_are_named(name):
-    with pytest.raises(ValueError, match=f"columns: '{name}' is a name that every batch has; expected none of"):
+    with pytest.raises(ValueError, match=f"columns: '{name}' is taken; expected a name other than"):
         some_rows(columns={"fine": np.arange(50), name: np.arange(50)})
 
 

@@ -33,9 +33,7 @@ class TrainingRows(torch.utils.data.Dataset):
 
     def __post_init__(self) -> None:
         if taken := sorted(_TAKEN.intersection(self.columns or ())):
-            raise ValueError(
-                f"columns: {taken[0]!r} is a name that every batch has; expected none of {sorted(_TAKEN)}."
-            )
+            raise ValueError(f"columns: {taken[0]!r} is taken; expected a name other than {sorted(_TAKEN)}.")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -75,9 +73,8 @@ class BucketedIterator:
 def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Shuffled batches of rows of similar length, each row once.
 
-    Shuffled rows are cut into buckets of several batches and sorted inside a bucket by their length, with 15% of jitter, so
-    that small data sets do not see the same batches every epoch. All batches are of one size, but for a row, so that no row
-    weighs more in its batch's mean than others do in theirs.
+    Rows are sorted by length inside buckets of several batches, with 15% of jitter, so that small data sets do not see the same
+    batches every epoch. All batches are of one size, but for a row, so that rows weigh alike in their batch's mean.
     """
     order = rng.permutation(len(lengths))
     jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))

@@ -62,10 +62,8 @@ def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
         )
     digest = _sha256_of(*((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files))
     if expected not in (None, digest):
-        raise ValueError(
-            f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}; "
-            f"the file is damaged or altered: reinstall the package {_PACKAGE!r}."
-        )
+        found = f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}"
+        raise ValueError(f"{found}; the file is damaged or altered: reinstall the package {_PACKAGE!r}.")
     return EncoderSource(name, str(folder), revision, digest)
 
 
@@ -152,25 +150,22 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
         tokenizer.backend_tokenizer.no_padding()
     positions = getattr(config, "max_position_embeddings", None) or max_length
     if config.model_type in _FIRST_POSITION_AFTER_PADDING:
-        padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0  # MPNet's code has 1 written in it
-        positions -= padding + 1
+        positions -= (
+            2 if config.model_type == "mpnet" else (config.pad_token_id or 0) + 1
+        )  # MPNet's code has 2 written in it
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
         found = f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read"
         raise ValueError(f"{found}; set max_length to {longest} or less.")
     if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"model={source.name!r} has no padding token, so its rows cannot be batched; "
-            "use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT."
-        )
+        found = f"model={source.name!r} has no padding token, so its rows cannot be batched"
+        raise ValueError(f"{found}; use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT.")
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
+    whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
-    else:
-        whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

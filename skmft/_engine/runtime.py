@@ -20,10 +20,7 @@ from .encoder import PROCESS_STATE
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a call computes, in which precision (`dtype`), from which seed, and which processes take part.
-
-    `verbose` is 0 in every process but the first.
-    """
+    """Where a call computes, in which precision (`dtype`), from which seed, in which processes; only the first is verbose."""
 
     device: torch.device
     dtype: torch.dtype

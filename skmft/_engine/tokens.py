@@ -27,8 +27,8 @@ _CHUNK_ROWS = 32_768  # looked up in the user's memory at a time
 class TokenizedTexts:
     """Token ids of many texts, stored end to end in one array: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
 
-    `type_ids` says which text of a pair a token is of (0 or 1), for models that have token types and for pairs that are
-    `bi_encoded`: tokenized each text by itself, special tokens included. `pad_id` fills the end of shorter rows of a batch.
+    `type_ids` says which text of a pair a token is of (0 or 1), for models that read it and for pairs that are `bi_encoded`:
+    tokenized each text by itself. `pad_id` fills the end of shorter rows of a batch.
     """
 
     ids: NDArray[np.int32]

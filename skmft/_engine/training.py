@@ -60,7 +60,7 @@ class FineTuningNet(NeuralNet):
     """
 
     def __init__(
-        self, *args: object, terms: Terms, total_steps: int, runtime: Runtime, bar: Any = None, **kwargs: object
+        self, *args: object, terms: Terms, total_steps: int, runtime: Runtime, bar: Any, **kwargs: object
     ) -> None:
         super().__init__(*args, criterion=nn.Identity, device=str(runtime.device), **kwargs)
         self.terms, self.total_steps, self.runtime, self.bar = terms, total_steps, runtime, bar
@@ -92,9 +92,7 @@ class FineTuningNet(NeuralNet):
         terms = {name: term if isinstance(term, tuple) else (1.0, term) for name, term in found.items()}
         weighted = [weight * value for weight, value in terms.values() if weight]
         if not weighted:
-            raise ValueError(
-                f"the recipe's terms {sorted(terms)} hold none of a weight above 0; expected at least one."
-            )
+            raise ValueError(f"the recipe's terms {sorted(terms)} hold none of a weight above 0; expected one.")
         loss = sum(weighted[1:], start=weighted[0])
         (share * loss).backward()
         processes.add_gradients(self.module_.parameters())
@@ -156,9 +154,8 @@ def fine_tune(
             callbacks=callbacks,
             verbose=max(0, runtime.verbose - 1),
         )
-        net.initialize()
-        net.notify("on_train_begin", X=rows, y=None)
         try:
+            net.initialize().notify("on_train_begin", X=rows, y=None)
             net.fit_loop(rows)
         except KeyboardInterrupt:  # by the user, or by skorch's EarlyStopping
             stops = [callback for _, callback in net.callbacks_ if isinstance(callback, EarlyStopping)]
@@ -167,10 +164,9 @@ def fine_tune(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise torch.OutOfMemoryError(
-                f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}; set a smaller batch_size "
-                f"or max_length, or take a smaller model. The device said: {error}"
-            ) from error
+            found = f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}"
+            mend = f"set a smaller batch_size or max_length, or take a smaller model. The device said: {error}"
+            raise torch.OutOfMemoryError(f"{found}; {mend}") from error
         net.notify("on_train_end", X=rows, y=None)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     processes.copy_first([p for _, p in trained] + list(module.buffers()))
