@@ -104,16 +104,15 @@ class PretrainedEmbedder:
     def embed(self, tokens: TokenizedTexts, description: str = "") -> NDArray[np.float32]:
         """Embeddings of all rows, shape (n_rows, `embedding_width`)."""
 
-        def compute(rows: TokenizedTexts) -> NDArray[np.float32]:
-            return embed(self.encoder, rows, self.pooling, self.runtime, self.max_tokens, description)
+        def compute(rows: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+            some = tokens.subset(rows)
+            return list(embed(self.encoder, some, self.pooling, self.runtime, self.max_tokens, description))
 
-        if self.memory is None:
-            return compute(tokens)
         model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
         how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
         store = RowStore(self.memory, "embeddings", *model, *how)
         keys = [hashlib.sha256(tokens.row(i).tobytes()).digest() for i in range(len(tokens))]
-        return np.stack(store.get(keys, lambda missing: list(compute(tokens.subset(missing))), np.float32))
+        return np.stack(store.get(keys, compute, np.float32))
 
     def chunks(
         self, tokens: TokenizedTexts, rows: NDArray[np.int64], description: str = ""
