@@ -176,13 +176,8 @@ class Stage:
         ndarray of float32, shape (n_rows, n_outputs)
         """
         model = model.to(self.runtime.device).eval()
-        return run_in_batches(
-            model.label_logits,
-            rows.tokens,
-            width=model.label_head.out_features,
-            max_tokens=self.max_tokens,
-            runtime=self.runtime,
-        )
+        width = model.label_head.out_features
+        return run_in_batches(model.label_logits, rows.tokens, width, self.max_tokens, self.runtime)
 
     def epochs(self, n_rows: int) -> int:
         """Epochs on so many rows: the classifier's ``meta_epochs``, "auto" resolved.

@@ -416,7 +416,7 @@ def test_one_encoder_at_a_time_under_full(motley, data4, monkeypatch):
     most = []
     tokens_at_once = []
 
-    def batches(forward, tokens, *, width, max_tokens, runtime):
+    def batches(forward, tokens, width, max_tokens, runtime):
         tokens_at_once.append(max_tokens)
         alive.append(weakref.ref(forward.__self__))
         gc.collect()

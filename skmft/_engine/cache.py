@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_memory
 
 Memory = str | os.PathLike | Any  # or a joblib.Memory, or None
+Compute = Callable[[NDArray[np.int64]], Sequence[np.ndarray]]  # row numbers to the arrays of these rows
 
 
 class RowStore:
@@ -34,12 +35,7 @@ class RowStore:
             name = hashlib.sha256(json.dumps(namespace, default=int).encode()).hexdigest()[:32]
             self.path = Path(backend.location) / "skmft" / f"{namespace[0]}-{name}.sqlite"
 
-    def get(
-        self,
-        keys: Sequence[bytes],
-        compute: Callable[[NDArray[np.int64]], Sequence[np.ndarray]],
-        dtype: type[np.generic],
-    ) -> list[np.ndarray]:
+    def get(self, keys: Sequence[bytes], compute: Compute, dtype: type[np.generic]) -> list[np.ndarray]:
         """Flat arrays of all keys; `compute` is asked for those of some rows."""
         if self.path is None:
             return list(compute(np.arange(len(keys))))

@@ -133,9 +133,7 @@ def domain_logits(
     together = [i for i, tensors in enumerate(models) if not has_own_encoder(tensors)]
     if len(together) > 1:
         rows = np.flatnonzero(np.isin(which, together))
-        embeddings = run_in_batches(
-            meta_learner.embed, tokens.subset(rows), width=width, max_tokens=max_tokens, runtime=runtime
-        )
+        embeddings = run_in_batches(meta_learner.embed, tokens.subset(rows), width, max_tokens, runtime)
         for i in together:
             mine = which[rows] == i
             with torch.inference_mode():
@@ -146,8 +144,6 @@ def domain_logits(
             rows = np.flatnonzero(which == i)
             twin = domain_model(meta_learner, models[i], runtime.dtype) if models[i] else meta_learner
             most = max_tokens if i in together else min(max_tokens, _TOKENS)
-            logits[rows] = run_in_batches(
-                twin.label_logits, tokens.subset(rows), width=n_classes, max_tokens=most, runtime=runtime
-            )
+            logits[rows] = run_in_batches(twin.label_logits, tokens.subset(rows), n_classes, most, runtime)
             del twin  # before the next one comes to the device
     return logits
