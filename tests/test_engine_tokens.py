@@ -1,4 +1,4 @@
-"""Texts to token ids, and the batches that they are read in."""
+"""Texts to token ids."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from skmft._engine.cache import RowStore
 from skmft._engine.encoder import find_encoder, load_tokenizer
-from skmft._engine.tokens import TokenizedTexts, bucketed_batches, sorted_batches, tokenize, tokenize_once
+from skmft._engine.tokens import TokenizedTexts, tokenize, tokenize_once
 
 
 @pytest.fixture(scope="module")
@@ -43,41 +43,6 @@ def test_many_texts_and_subset(tokenizer):
     sub = tokens.subset(rows)
     assert torch.equal(sub.batch(np.arange(3))["input_ids"], tokens.batch(rows)["input_ids"])
     assert len(tokens.subset(np.array([], dtype=int))) == 0
-
-
-def test_bucketed_batches_cover_every_row_once_and_group_lengths():
-    lengths = np.random.default_rng(0).integers(3, 128, 1003)
-    batches = bucketed_batches(lengths, 32, np.random.default_rng(1))
-    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(1003))
-    assert max(map(len, batches)) == 32
-    padded = sum(len(b) * lengths[b].max() for b in batches)
-    shuffled = np.random.default_rng(2).permutation(1003)
-    plain = sum(len(b) * lengths[b].max() for b in np.array_split(shuffled, 32))
-    assert padded < 0.75 * plain
-    again = bucketed_batches(lengths, 32, np.random.default_rng(1))
-    assert all(np.array_equal(a, b) for a, b in zip(batches, again))
-    other = bucketed_batches(lengths, 32, np.random.default_rng(3))
-    assert not all(np.array_equal(a, b) for a, b in zip(batches, other))
-
-
-@pytest.mark.parametrize("n", [1, 31, 32, 33, 48, 65, 500, 513, 514, 1028])
-def test_no_row_weighs_much_more_than_others_because_its_batch_is_small(n):
-    sizes = [len(b) for b in bucketed_batches(np.arange(n), 32, np.random.default_rng(0))]
-    assert sum(sizes) == n and len(sizes) == -(-n // 32) and max(sizes) - min(sizes) <= 1
-
-
-def test_small_sets_do_not_meet_the_same_batches_every_epoch():
-    lengths = np.random.default_rng(0).integers(50, 128, 64)
-    epochs = [
-        {frozenset(b.tolist()) for b in bucketed_batches(lengths, 32, np.random.default_rng(s))} for s in range(5)
-    ]
-    assert len({frozenset(e) for e in epochs}) == 5
-
-
-def test_sorted_batches_go_from_longest_to_shortest():
-    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18))
-    assert [b.tolist() for b in batches] == [[5], [1, 3], [2, 0], [6, 4]]  # 40 is a batch alone, 9 + 9, 7 + 7, 2 + 2
-    assert list(sorted_batches(np.array([], dtype=np.int64), 18)) == []
 
 
 def test_batch_of_one_empty_row():

@@ -1,6 +1,7 @@
 """One training: its steps, its order, what it records, and how it ends."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
 from skmft._engine.model import TextClassifier, reads_token_types
 from skmft._engine.runtime import Runtime, isolated_generators
 from skmft._engine.tokens import tokenize
-from skmft._engine.training import LinearWarmupDecay, TrainingSettings, auto_epochs, fine_tune
+from skmft._engine.training import TrainingSettings, auto_epochs, fine_tune, warmup_decay
 from skmft._method.corruption import CorruptionHead
 from skmft.recipes import Recipe
 
@@ -56,7 +57,7 @@ def test_schedule_agrees_with_transformers():
     total, warmup = 50, 5
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = get_linear_schedule_with_warmup(optimizer, warmup, total)
-    ours = LinearWarmupDecay(warmup, total)
+    ours = partial(warmup_decay, warmup_steps=warmup, total_steps=total)
     for step in range(total):
         if step >= warmup:  # theirs starts with a step of rate 0, ours warms up in steps of equal height above 0
             assert ours(step) == pytest.approx(theirs.get_last_lr()[0])
@@ -65,7 +66,7 @@ def test_schedule_agrees_with_transformers():
         optimizer.step()
         theirs.step()
     assert ours(total) == 0
-    assert LinearWarmupDecay(0, 1)(0) == 1
+    assert warmup_decay(0, 0, 1) == 1
 
 
 def test_learning_rate_follows_the_schedule(module_and_rows):
@@ -75,7 +76,7 @@ def test_learning_rate_follows_the_schedule(module_and_rows):
 
     rates = Rates()
     records = train(*module_and_rows, epochs=3, learning_rate=0.01, warmup_ratio=0.3, callbacks=[rates])
-    schedule = LinearWarmupDecay(round(0.3 * 9), 9)
+    schedule = partial(warmup_decay, warmup_steps=round(0.3 * 9), total_steps=9)
     # noted when the schedule has made its step: the rate of the next batch
     np.testing.assert_allclose(rates.seen, [[0.01 * schedule(step)] * 2 for step in range(1, 10)])
     assert [r["learning_rate"] for r in records] == pytest.approx([0.01 * schedule(step) for step in (2, 5, 8)])

@@ -26,7 +26,8 @@ _PLACES = {
     "skmft._base": ["MOST_PAIRS_BI"],
     "skmft._engine.encoder": ["DEFAULT_MODEL", "find_encoder", "load_tokenizer"],
     "skmft._engine.inference": ["run_in_batches"],
-    "skmft._engine.model": ["TextClassifier", "pool", "reads_token_types"],
+    "skmft._engine.model": ["TextClassifier", "reads_token_types"],
+    "skmft._engine.pooling": ["pool"],
     "skmft._engine.runtime": ["Runtime", "has_native_bfloat16", "resolve_device"],
     "skmft._engine.training": ["auto_epochs"],
     "skmft._inputs.weights": ["normalized_weights"],
@@ -34,7 +35,7 @@ _PLACES = {
     "skmft._method.adversarial": ["reverse_gradient"],
     "skmft._method.corruption": ["CorruptionHead", "domain_head"],
     "skmft._method.label_loss": ["label_loss"],
-    "skmft._method.lora": ["adapted_layers", "add_adapters", "rowwise_logits"],
+    "skmft._method.lora": ["adapted_layers", "add_adapters"],
     "skmft._method.typicality": ["PrototypeSums", "similarities", "typicality"],
     "skmft._parameters": ["OPTIMIZER_DEFAULTS"],
     "skmft._stage": ["META_EPOCHS"],
@@ -115,9 +116,9 @@ def tokens_of(clf: Any, texts: list[Any]) -> Any:
     return clf._tokenize(texts)[0]
 
 
-def run_texts(clf: Any, forward: Any, tokens: Any, **columns: Any) -> Any:
+def run_texts(clf: Any, forward: Any, tokens: Any) -> Any:
     """A forward pass over all texts, in the batches in which a fitted classifier predicts."""
     runtime = _take("Runtime").start(clf.device, clf.precision, clf.seed_)
     size = clf.batch_size * clf.max_length
     width = len(clf.classes_)
-    return _take("run_in_batches")(forward, tokens, width=width, max_tokens=size, runtime=runtime, columns=columns)
+    return _take("run_in_batches")(forward, tokens, width=width, max_tokens=size, runtime=runtime)

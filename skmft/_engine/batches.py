@@ -1,20 +1,24 @@
-"""The rows of a training, and the order of their batches."""
+"""The rows of a training, and which of them make a batch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .tokens import TokenizedTexts, bucketed_batches
+from .tokens import TOKENS, TokenizedTexts
 
 Redraw = Callable[[Sequence[NDArray[np.int64]], np.random.Generator], np.ndarray]
 Column = np.ndarray | Redraw
+_BATCHES_A_BUCKET = 16  # rows are sorted by length inside buckets of this many batches
+_TAKEN = {*TOKENS, "y", "weight", "progress"}
 
 
+@dataclass(eq=False)
 class TrainingRows(torch.utils.data.Dataset):
     """Tokenized rows with their targets, weights (of mean 1) and further columns, for `FineTuningNet`.
 
@@ -22,61 +26,72 @@ class TrainingRows(torch.utils.data.Dataset):
     with the row numbers of every batch and a generator.
     """
 
-    def __init__(
-        self,
-        texts: TokenizedTexts,
-        y: NDArray[np.int64],
-        weight: NDArray[np.float64],
-        columns: Mapping[str, Column] | None = None,
-    ) -> None:
-        self.texts, self.y = texts, y
-        self.columns: dict[str, Column] = {"weight": weight.astype(np.float32)}
-        for name, column in (columns or {}).items():
-            self.columns[name] = column if callable(column) else _checked(name, column, len(y))
+    texts: TokenizedTexts
+    y: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    columns: Mapping[str, Column] | None = None
+
+    def __post_init__(self) -> None:
+        if taken := sorted(_TAKEN.intersection(self.columns or ())):
+            raise ValueError(f"columns: {taken[0]!r} is taken; expected a name other than {sorted(_TAKEN)}.")
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, i: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        rows = np.array([i])
-        return self.texts.batch(rows), torch.from_numpy(self.y[rows])
-
-
-def _checked(name: str, column: np.ndarray, n_rows: int) -> np.ndarray:
-    """A column of numbers, floats as float32."""
-    column = np.asarray(column)
-    if column.shape[:1] != (n_rows,) or column.dtype.kind not in "biuf":
-        raise ValueError(
-            f"columns: {name!r} is {column.dtype} of shape {column.shape}; expected numbers, {n_rows} rows on the first axis."
-        )
-    return column.astype(np.float32) if column.dtype.kind == "f" else column
+    def draw(self, batches: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """All columns in an epoch, floats as float32."""
+        out = {}
+        for name, given in {"weight": self.weight, **(self.columns or {})}.items():
+            column = np.asarray(given(batches, rng) if callable(given) else given)
+            if column.shape[:1] != (len(self),) or column.dtype.kind not in "biuf":
+                found = f"{column.dtype} of shape {column.shape}"
+                raise ValueError(f"columns: {name!r} is {found}; expected numbers, {len(self)} rows on the first axis.")
+            out[name] = column.astype(np.float32) if column.dtype.kind == "f" else column
+        return out
 
 
 class BucketedIterator:
-    """The net's ``iterator_train``: length-bucketed, shuffled batches, padded to their longest row.
+    """The net's ``iterator_train``: shuffled batches of rows of similar length, padded to the longest.
 
-    The order is a function of `seed` and the epoch alone; redrawn columns have a generator of their own, so that
-    they change no order.
+    The order is a function of `seed` and the epoch alone; redrawn columns have a generator of their own.
     """
 
     def __init__(self, dataset: TrainingRows, batch_size: int, seed: int) -> None:
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch_size)
+        self.dataset, self.batch_size, self.seed, self.epoch = dataset, batch_size, seed, 0
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         data = self.dataset
-        order = np.random.default_rng([self.seed, self.epoch, 0])
-        draws = np.random.default_rng([self.seed, self.epoch, 1])
+        order, draws = (np.random.default_rng([self.seed, self.epoch, purpose]) for purpose in (0, 1))
         self.epoch += 1
         batches = bucketed_batches(data.texts.lengths, self.batch_size, order)
-        columns = {
-            name: _checked(name, c(batches, draws), len(data.y)) if callable(c) else c
-            for name, c in data.columns.items()
-        }
+        columns = data.draw(batches, draws)
         for rows in batches:
-            batch = data.texts.batch(rows)
-            batch.update({name: torch.from_numpy(v[rows]) for name, v in columns.items()})
-            yield batch, torch.from_numpy(data.y[rows])
+            own = {name: torch.from_numpy(column[rows]) for name, column in columns.items()}
+            yield data.texts.batch(rows) | own, torch.from_numpy(data.y[rows])
+
+
+def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Shuffled batches of rows of similar length, each row once.
+
+    Rows are sorted by length inside buckets of several batches, with 15% of jitter, so that small data sets do not see the same
+    batches every epoch. All batches are of one size, but for a row, so that rows weigh alike in their batch's mean.
+    """
+    order = rng.permutation(len(lengths))
+    jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))
+    batches: list[NDArray[np.int64]] = []
+    even = np.array_split(order, math.ceil(len(order) / batch_size))
+    for start in range(0, len(even), _BATCHES_A_BUCKET):
+        own = even[start : start + _BATCHES_A_BUCKET]
+        bucket = np.concatenate(own)
+        bucket = bucket[np.argsort(jittered[bucket], kind="stable")]
+        batches.extend(np.split(bucket, np.cumsum([len(batch) for batch in own])[:-1]))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sorted_batches(lengths: NDArray[np.int64], max_tokens: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Batches for inference: rows from longest to shortest, less the first `start`, as many as `max_tokens` hold."""
+    order = np.argsort(-lengths, kind="stable")
+    while start < len(order):
+        rows = order[start : start + max(1, max_tokens // max(1, int(lengths[order[start]])))]
+        yield rows
+        start += len(rows)

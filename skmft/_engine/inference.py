@@ -5,91 +5,67 @@ from __future__ import annotations
 import gc
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .batches import sorted_batches
 from .cache import Memory, RowStore
 from .encoder import Encoder, EncoderSource
-from .model import embedding_width, pooled_layers
+from .pooling import embedding_width, pooled_layers
 from .runtime import Runtime, autocast
-from .tokens import TokenizedTexts, sorted_batches
+from .tokens import TokenizedTexts
 
+Forward = Callable[..., torch.Tensor]
 CHUNK_ROWS = 32_768  # embedded, or looked up in the user's memory, at a time
 _CPU_TOKENS = 2048  # a batch on a CPU; 16 rows of 128 tokens ran 10 to 20% faster than 32 (MiniLM, L2 of 1 MiB a core)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: CUDA's error, or the untyped ones of CPUs, other devices and CUDA's libraries."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
     signs = ("out of memory", "DefaultCPUAllocator", "_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 @torch.inference_mode()
 def run_in_batches(
-    forward: Callable[..., torch.Tensor],
-    texts: TokenizedTexts,
-    *,
-    width: int,
-    max_tokens: int,
-    runtime: Runtime,
-    description: str = "",
-    columns: Mapping[str, NDArray[np.int64]] | None = None,
+    forward: Forward, texts: TokenizedTexts, width: int, max_tokens: int, runtime: Runtime, description: str = ""
 ) -> NDArray[np.float32]:
     """Run a forward pass over all texts. Where memory runs out, batches are halved, with a warning."""
-    out = np.empty((len(texts), width), dtype=np.float32)
-    device = runtime.device
+    out, device, what = np.empty((len(texts), width), dtype=np.float32), runtime.device, description or "inference"
     if device.type == "cpu":
         max_tokens = min(max_tokens, _CPU_TOKENS)
-    bar = None
-    if description and runtime.verbose:
-        from tqdm.auto import tqdm
-
-        bar = tqdm(desc=description, unit="text", total=len(texts))
-    limit: int | None = None  # tokens that fit, once memory has run out
-    lengths = texts.lengths
-    with autocast(device, runtime.dtype):
-        for rows in sorted_batches(lengths, max_tokens):
-            start, longest = 0, max(1, int(lengths[rows[0]]))
-            while start < len(rows):
-                at_once = len(rows) if limit is None else max(1, limit // longest)
-                part = rows[start : start + at_once]
-                batch = {name: t.to(device) for name, t in texts.batch(part).items()}
-                batch.update({name: torch.from_numpy(v[part]).to(device) for name, v in (columns or {}).items()})
-                try:
-                    out[part] = forward(**batch).float().cpu().numpy()
-                    start += len(part)
-                    continue
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(part) == 1:
-                        raise torch.OutOfMemoryError(
-                            f"{description or 'inference'}: out of memory with a single row of {longest} tokens; lower "
-                            f"max_length, or take a smaller model. The device said: {error}"
-                        ) from error
-                # out here the error is gone, and with it the frames that hold tensors
-                limit = (len(part) + 1) // 2 * longest
-                del batch
+    done, halved = 0, False
+    with runtime.bar(description, len(texts), "text") as bar, autocast(device, runtime.dtype):
+        while done < len(texts):
+            try:
+                for rows in sorted_batches(texts.lengths, max_tokens, done):
+                    out[rows] = (
+                        forward(**{name: t.to(device) for name, t in texts.batch(rows).items()}).float().cpu().numpy()
+                    )
+                    done += len(rows)
+                    if bar is not None:
+                        bar.update(len(rows))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                longest = max(1, int(texts.lengths[rows[0]]))
+                if len(rows) == 1:
+                    found = f"{what}: out of memory with a single row of {longest} tokens"
+                    mend = f"lower max_length, or take a smaller model. The device said: {error}"
+                    raise torch.OutOfMemoryError(f"{found}; {mend}") from error
+                max_tokens, halved = (len(rows) + 1) // 2 * longest, True
+            if halved:  # out here the error is gone, and with it the frames that hold tensors
                 gc.collect()
                 if torch.cuda.is_initialized():
                     torch.cuda.empty_cache()
-            if bar is not None:
-                bar.update(len(rows))
-    if bar is not None:
-        bar.close()
-    if limit is not None:
-        warnings.warn(
-            f"{description or 'inference'}: memory ran out, so batches were halved until they held {limit} tokens. The results "
-            "are the same, only later. A smaller batch_size or max_length avoids this.",
-            UserWarning,
-            stacklevel=2,
-        )
+    if halved:
+        found = f"{what}: memory ran out, so batches were halved until they held {max_tokens} tokens"
+        mend = "The results are the same, only later. A smaller batch_size or max_length avoids this."
+        warnings.warn(f"{found}. {mend}", UserWarning, stacklevel=2)
     return out
 
 
@@ -101,10 +77,10 @@ def embed(
     return run_in_batches(
         lambda **batch: pooled_layers(encoder, [-1], pooling, tokens.bi_encoded, **batch)[0],
         tokens,
-        width=embedding_width(encoder, tokens.bi_encoded),
-        max_tokens=max_tokens,
-        runtime=runtime,
-        description=description,
+        embedding_width(encoder, tokens.bi_encoded),
+        max_tokens,
+        runtime,
+        description,
     )
 
 
@@ -123,24 +99,15 @@ class PretrainedEmbedder:
     def embed(self, tokens: TokenizedTexts, description: str = "") -> NDArray[np.float32]:
         """Embeddings of all rows, shape (n_rows, `embedding_width`)."""
 
-        def compute(rows: TokenizedTexts) -> NDArray[np.float32]:
-            return embed(self.encoder, rows, self.pooling, self.runtime, self.max_tokens, description)
+        def compute(rows: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+            some = tokens.subset(rows)
+            return list(embed(self.encoder, some, self.pooling, self.runtime, self.max_tokens, description))
 
-        if self.memory is None:
-            return compute(tokens)
-        about = (
-            self.source.name,
-            self.source.sha256,
-            self.encoder.config.to_json_string(),
-            self.max_length,
-            self.pooling,
-            tokens.bi_encoded,
-            str(self.runtime.dtype),
-            self.runtime.device.type,
-        )
+        model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
+        how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
+        store = RowStore(self.memory, "embeddings", *model, *how)
         keys = [hashlib.sha256(tokens.row(i).tobytes()).digest() for i in range(len(tokens))]
-        store = RowStore(self.memory, "embeddings", *about)
-        return np.stack(store.get(keys, lambda missing: list(compute(tokens.subset(missing))), np.float32))
+        return np.stack(store.get(keys, compute, np.float32))
 
     def chunks(
         self, tokens: TokenizedTexts, rows: NDArray[np.int64], description: str = ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from tqdm.auto import tqdm
 
 from .bfloat16 import FastBfloat16
 from .distributed import ALONE, Processes
@@ -19,10 +20,7 @@ from .encoder import PROCESS_STATE
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a call computes, in which precision (`dtype`), from which seed, and which processes take part.
-
-    `verbose` is 0 in every process but the first.
-    """
+    """Where a call computes, in which precision (`dtype`), from which seed, in which processes; only the first is verbose."""
 
     device: torch.device
     dtype: torch.dtype
@@ -32,13 +30,7 @@ class Runtime:
 
     @classmethod
     def start(
-        cls,
-        device: str | torch.device,
-        precision: str,
-        seed: int,
-        *,
-        verbose: int = 0,
-        distributed: bool = False,
+        cls, device: str | torch.device, precision: str, seed: int, *, verbose: int = 0, distributed: bool = False
     ) -> Runtime:
         """Begin a call; with `distributed` all processes make it together, else each on its own."""
         processes = Processes.join(str(device)) if distributed else ALONE
@@ -52,8 +44,12 @@ class Runtime:
         return int.from_bytes(digest[:4], "little") >> 1
 
     def generators(self, purpose: str) -> AbstractContextManager[None]:
-        """A block in which torch draws from this purpose's seed; see `isolated_generators`."""
+        """A block in which torch draws from this purpose's seed."""
         return isolated_generators(self.derive(purpose), self.device)
+
+    def bar(self, description: str, total: int, unit: str) -> AbstractContextManager[tqdm | None]:
+        """A progress bar where the call is verbose and has a description."""
+        return tqdm(desc=description, total=total, unit=unit) if self.verbose and description else nullcontext()
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
@@ -70,56 +66,44 @@ def resolve_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device  # "cuda" is the current device, by its number
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here: {str(error).splitlines()[0].rstrip('.')}. "
-            "Use 'auto', 'cpu', or a device that torch sees."
-        ) from error
+        found = f"device={device!r} cannot be used here: {str(error).splitlines()[0].rstrip('.')}"
+        raise ValueError(f"{found}. Use 'auto', 'cpu', or a device that torch sees.") from error
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware: CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
-    return False
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """``"auto"`` is bfloat16 where `has_native_bfloat16`, else float32."""
-    if precision == "auto":
-        precision = "bfloat16" if has_native_bfloat16(device) else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+    low = has_native_bfloat16(device) if precision == "auto" else precision == "bfloat16"
+    return torch.bfloat16 if low else torch.float32
 
 
 @contextmanager
 def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast to `dtype`, on CPUs with the faster attention and dropout of `FastBfloat16`; nothing at all for float32."""
-    fast = device.type == "cpu" and dtype == torch.bfloat16
-    with (
-        torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
-        FastBfloat16() if fast else nullcontext(),
-    ):
+    """Autocast to `dtype`, on CPUs with the attention and dropout of `FastBfloat16`; nothing at all for float32."""
+    low = dtype != torch.float32
+    fast = FastBfloat16() if low and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, dtype=dtype, enabled=low), fast:
         yield
 
 
 @contextmanager
 def isolated_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for a block; afterwards torch's, numpy's and Python's global generators are as before.
-
-    All threads draw from the same generators, so those that would enter wait for the one that is inside.
-    """
+    """Seed torch for a block, one thread at a time; then torch's, numpy's and Python's generators are as before."""
     cuda = [device.index or 0] if device.type == "cuda" else []
-    with PROCESS_STATE:
+    with PROCESS_STATE, torch.random.fork_rng(devices=cuda):
         python_state, numpy_state = random.getstate(), np.random.get_state()
         try:
-            with torch.random.fork_rng(devices=cuda):
-                torch.default_generator.manual_seed(seed)
-                if cuda:
-                    with torch.cuda.device(device):
-                        torch.cuda.manual_seed(seed)
-                yield
+            torch.default_generator.manual_seed(seed)
+            for index in cuda:
+                torch.cuda.default_generators[index].manual_seed(seed)
+            yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)

@@ -14,16 +14,16 @@ mean of cluster p; the cosine to c[k, m] is then the mean over p, weighted by th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
+from sklearn.utils import gen_batches
 
-from .._engine.cache import FloatRows
+from .._engine.cache import float_rows
 from .._engine.inference import PretrainedEmbedder
-from .._engine.model import embedding_width
+from .._engine.pooling import embedding_width
 from .._inputs.rows import Rows
 from .._typing import Floats, Ints, Record
 
@@ -56,15 +56,15 @@ class PrototypeSums:
 
 
 def cluster_rows(
-    read: Callable[[Ints], NDArray[np.floating]], y: Ints, domains: Ints, weight: Floats, n_prototypes: int, seed: int
+    embeddings: NDArray[np.floating], y: Ints, domains: Ints, weight: Floats, n_prototypes: int, seed: int
 ) -> Ints:
-    """Cluster of every row among those of its class and domain, whose embeddings `read` gives by their row numbers."""
+    """Cluster of every row among those of its class and domain."""
     from sklearn.cluster import KMeans
 
     cluster = np.zeros(len(y), dtype=np.int64)
     for k, m in np.unique(np.stack([domains, y]), axis=1).T:
         rows = np.flatnonzero((domains == k) & (y == m))
-        E = read(rows).astype(np.float64)
+        E = embeddings[rows].astype(np.float64)
         kmeans = KMeans(min(n_prototypes, len(np.unique(E, axis=0))), n_init=4, random_state=seed)
         cluster[rows] = kmeans.fit(E, sample_weight=weight[rows]).labels_
     return cluster
@@ -146,19 +146,19 @@ def score_typicality(
     width = embedding_width(embedder.encoder, rows.tokens.bi_encoded)
     sums = PrototypeSums(len(rows.domain_names), len(rows.classes), n_prototypes, width)
     found = np.empty((2, len(rows)))
-    with FloatRows(len(used), width) as embeddings:
-        for part, E in embedder.chunks(rows.tokens, used, "typicality"):
-            embeddings.write(part.start, E)
-            if n_prototypes == 1:
-                sums.add(E, y[part], domains[part], weight[part])
-        if n_prototypes > 1:
-            cluster = cluster_rows(embeddings.take, y, domains, weight, n_prototypes, seed)
-            for part, E in embeddings.blocks():
-                sums.add(E, y[part], domains[part], weight[part], cluster[part])
-        prototypes, shares = sums.prototypes()
-        for part, E in embeddings.blocks():
-            found[:, used[part]] = similarities(E, y[part], domains[part], prototypes, shares)
-        probed = None if probe is None else embeddings.take(probe)
+    embeddings, blocks = float_rows(len(used), width), list(gen_batches(len(used), 8192))
+    for part, E in embedder.chunks(rows.tokens, used, "typicality"):
+        embeddings[part] = E
+        if n_prototypes == 1:
+            sums.add(E, y[part], domains[part], weight[part])
+    if n_prototypes > 1:
+        cluster = cluster_rows(embeddings, y, domains, weight, n_prototypes, seed)
+        for part in blocks:
+            sums.add(embeddings[part], y[part], domains[part], weight[part], cluster[part])
+    prototypes, shares = sums.prototypes()
+    for part in blocks:
+        found[:, used[part]] = similarities(embeddings[part], y[part], domains[part], prototypes, shares)
+    probed = None if probe is None else embeddings[probe]
     # rows of weight 0 come last and by themselves, so that they change no batch of the others
     for part, E in embedder.chunks(rows.tokens, unused, "typicality of rows of weight 0"):
         i = unused[part]

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from .._engine.encoder import EncoderSource, load_encoder, load_tokenizer
-from .._engine.model import TextClassifier, embedding_width
+from .._engine.model import TextClassifier
+from .._engine.pooling import embedding_width
 from .._engine.runtime import isolated_generators, resolve_device
 from .._typing import Json, Name, Params, Record
 from .checks import adapter_shapes, check_encoder, same_shapes, typed
