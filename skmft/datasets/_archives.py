@@ -1,4 +1,4 @@
-"""Where data sets come from and where they lie: a local copy if there is one, else a download through pooch."""
+"""What the loaders share: where archives come from and lie, what loaders are asked, and the form of their answer."""
 
 import gzip
 import io
@@ -6,15 +6,24 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pooch
+from sklearn.utils import Bunch
 
 _DAMAGED = (ValueError, TypeError, LookupError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+Home = str | os.PathLike | None
+Names = Sequence[str] | None
+Asked = tuple[Home, str, Names, bool, bool]  # what a loader is asked: its arguments, in their order
+Answer: TypeAlias = Bunch | tuple[Any, Any, Any]
+Rows = list[tuple]
+Reader = Callable[[Path, str, Names], tuple[Rows, str]]  # of a path, a subset, domains (None: all): rows, and DESCR
 
 
 class Source(NamedTuple):
@@ -50,33 +59,64 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 }
 
 
-def find_or_fetch(
+def load(
     folder: str,
-    data_home: str | os.PathLike | None,
-    download_if_missing: bool,
+    subsets: Mapping[str, Sequence[str]],
+    columns: str,
+    read: Reader,
+    asked: Asked,
     *,
-    instead: Sequence[str] = (),
-    downloader: Callable[[str, str, Any], None] | None = None,
+    instead: str = "",
+    downloader: Callable[..., None] | None = None,
+) -> Answer:
+    """Check what is asked, find or fetch the file, and answer with its rows.
+
+    `subsets` has the domains of each; `columns` names those of a row, its one or two texts first; the file `instead` may
+    stand in place of the archive.
+    """
+    data_home, subset, domains, return_X_y_domains, download_if_missing = asked
+    if subset not in subsets:
+        raise ValueError(f"subset={subset!r}; expected " + " or ".join(map(repr, subsets)) + ".")
+    if domains is not None:
+        if np.ndim(domains) != 1 or not len(domains) or not set(domains) <= set(subsets[subset]):
+            raise ValueError(f"domains={domains!r}; expected a list of names among {list(subsets[subset])}.")
+        domains = list(dict.fromkeys(map(str, domains)))
+    path = _find_or_fetch(folder, data_home, download_if_missing, instead, downloader)
+    try:
+        rows, about = read(path, subset, domains)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path} cannot be used ({type(error).__name__}: {error}); delete it and get it again."
+        ) from error
+    names, cells = columns.split(), list(zip(*rows))
+    arrays = {k: np.array(v, dtype=float if k == "ratings" else object) for k, v in zip(names, cells)}
+    n_texts = names.index("target")
+    data = np.array(list(zip(*cells[:n_texts])), dtype=object) if n_texts > 1 else arrays[names[0]]
+    if return_X_y_domains:
+        return data, arrays["target"], arrays["domains"]
+    return Bunch(
+        data=data,
+        target_names=sorted(set(arrays["target"]) - {None}),
+        domain_names=sorted(set(arrays["domains"])),
+        DESCR=about,
+        **{name: arrays[name] for name in names[n_texts:]},
+    )
+
+
+def _find_or_fetch(
+    folder: str, data_home: Home, download_if_missing: bool, instead: str, downloader: Callable[..., None] | None
 ) -> Path:
-    """The local copy of an archive, or of a file that may stand `instead` of it; else the archive, downloaded by pooch.
+    """The local copy of an archive, or the file that may stand `instead` of it; else the archive, downloaded by pooch.
 
-    Homes are `data_home` alone if given, else the environment variable SKMFT_DATA_HOME, then the user's cache. Downloads
-    go to the last of them. Local copies are looked for here because pooch knows one home only, and would overwrite a
-    copy with another hash.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no local copy, and downloading is not allowed or fails; says where to get it and where to put it.
-    ValueError
-        If the archive does not have its sha256 or, where none is known, is not a gzipped tar archive.
+    Downloads go to the last home. Local copies are looked for here because pooch knows one home only, and would overwrite
+    a copy with another hash.
     """
     source = SOURCES[folder]
     homes = [Path(data_home)] if data_home is not None else [pooch.os_cache("skmft")]
     if data_home is None and (given := os.environ.get("SKMFT_DATA_HOME")):
         homes.insert(0, Path(given))
     folders = [home.expanduser() / folder for home in homes]
-    for path in (place / name for place in folders for name in (source.file, *instead)):
+    for path in (place / name for place in folders for name in (source.file, instead) if name):
         if path.exists():
             if path.name == source.file and source.exact and source.sha256 != (found := pooch.file_hash(str(path))):
                 raise ValueError(f"{path} has sha256 {found}, expected {source.sha256}; delete it and get it again.")
@@ -107,26 +147,11 @@ def _download(source: Source, url: str, output_file: str, fetcher: Any) -> None:
 
         asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
         pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
-    if source.sha256 is None:
-        try:
-            read_tar(Path(output_file).read_bytes(), lambda name: False)
-        except _DAMAGED as error:
-            raise ValueError(f"not a gzipped tar archive, but perhaps a login page ({error}).") from error
+    if source.sha256 is None and not tarfile.is_tarfile(output_file):
+        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
 
 
-def read_tar(packed: bytes, keep: Callable[[str], bool]) -> dict[str, bytes]:
+def read_tar(packed: bytes) -> dict[str, bytes]:
     """Files of a gzipped tar archive, unpacked to its end, where its checksum is: tarfile alone stops before that."""
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed)), mode="r:") as tar:
-        members = [member for member in tar.getmembers() if member.isfile() and keep(member.name)]
-        return {member.name: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn the many errors of damaged files, the loader's own among them, into one that names the file."""
-    try:
-        yield
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{path} cannot be used ({type(error).__name__}: {error}); delete it and get it again."
-        ) from error
+        return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
