@@ -66,7 +66,7 @@ def macro_domain_score(
     Returns
     -------
     float
-        NaN if `metric` is NaN for a domain, as scikit-learn's are where they are undefined (such as ROC AUC of one class).
+        NaN if `metric` is NaN for a domain, as ROC AUC is where there is one class only.
 
     Examples
     --------
@@ -91,8 +91,7 @@ def worst_domain_score(
 
     Parameters
     ----------
-    y, y_pred, domains, metric, sample_weight, **kwargs
-        As in `macro_domain_score`.
+    y, y_pred, domains, metric, sample_weight, **kwargs : as in `macro_domain_score`
     greater_is_better : bool, default=True
         False for losses: the greatest is the worst.
 
@@ -126,8 +125,7 @@ def domain_report(
 
     Parameters
     ----------
-    y, y_pred, domains, sample_weight : array-like, shape (n_samples,)
-        As in `macro_domain_score`.
+    y, y_pred, domains, sample_weight : as in `macro_domain_score`
     y_proba : array-like, shape (n_samples, n_classes), default=None
         Predicted probabilities, for the log loss.
     labels : array-like, shape (n_classes,), default=None
@@ -169,14 +167,14 @@ def domain_report(
         order = np.argsort(classes)  # in which log_loss takes the columns
         proba, kwargs = np.asarray(y_proba)[:, order], {"labels": classes[order]}
         columns["log loss"] = _by_domain(log_loss, y, domains, sample_weight, kwargs, y_proba=proba)
-    scores, support = pd.DataFrame(columns), {d: int(n) for d, n in _by_domain(len, y, domains, None, {}).items()}
+    sizes, scores = _by_domain(len, y, domains, None, {}), pd.DataFrame(columns)
     least, most = scores.min(), scores.max()
     worst, mean = least.where(scores.columns != "log loss", most), {"support": len(np.asarray(y)), **scores.mean()}
-    lines = [(domain, {"support": support[domain], **line}) for domain, line in scores.to_dict("index").items()]
-    more = [("macro", mean), ("worst", worst.to_dict()), ("gap", (most - least).to_dict())]
+    lines: list[tuple[Name, dict]]
+    lines = [(name, {"support": int(sizes[name]), **line}) for name, line in scores.to_dict("index").items()]
+    lines += [("", {}), ("macro", mean), ("worst", worst.to_dict()), ("gap", (most - least).to_dict())]
     if output_dict:
-        return dict(lines + more)
-    lines += [("", {}), *more]
+        return {name: line for name, line in lines if line}
     table = pd.DataFrame([line for _, line in lines], index=[str(name) for name, _ in lines])
     table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
     text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
@@ -337,18 +335,12 @@ def make_domain_scorer(
 
 
 def domain_invariance_score(
-    embeddings: ArrayLike,
-    domains: ArrayLike,
-    *,
-    cv: int = 5,
-    C: float = 1.0,
-    random_state: int | np.random.RandomState | None = None,
+    embeddings: ArrayLike, domains: ArrayLike, *, cv: int = 5, random_state: int | np.random.RandomState | None = None
 ) -> float:
     """How well a linear probe [1]_ recognises the domain of embeddings: 0 is chance, 1 is always; lower is more invariant.
 
-    The probe is a logistic regression on standardised embeddings. From its balanced accuracy (every domain counts alike) on
-    rows that it was not fitted on, chance (one over the number of domains) is taken off:
-    ``(accuracy - chance) / (1 - chance)``, which is negative if the probe is worse than chance.
+    The probe is a logistic regression on standardised embeddings. Its score is ``(accuracy - chance) / (1 - chance)``, of the
+    balanced accuracy (every domain counts alike) on rows that it was not fitted on, and chance, 1 / number of domains.
 
     Parameters
     ----------
@@ -357,15 +349,13 @@ def domain_invariance_score(
     domains : array-like, shape (n_samples,)
     cv : int, default=5
         Folds, stratified by domain and shuffled.
-    C : float, default=1.0
-        Inverse of the probe's L2 penalty.
     random_state : int, RandomState instance or None, default=None
         Seeds the folds.
 
     Returns
     -------
     float
-        At most 1.
+        At most 1; negative if the probe is worse than chance.
 
     Raises
     ------
@@ -393,7 +383,7 @@ def domain_invariance_score(
         raise ValueError(f"All rows are of one domain, {smallest!r}; a probe needs at least two domains.")
     if sizes.min() < cv:
         raise ValueError(f"domain {smallest!r} has {sizes.min()} rows, fewer than cv={cv}; use fewer folds.")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000, class_weight="balanced"))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     predicted = cross_val_predict(probe, embeddings, values, cv=folds)
     return float(balanced_accuracy_score(values, predicted, adjusted=True))

@@ -61,12 +61,6 @@ def public_names():
                         yield f"{module.__name__}.{name}.{method}"
 
 
-# Described elsewhere: the docstring names that place, whose parameters are the same but for what is here passed before them.
-ELSEWHERE = {
-    "skmft.metrics.DomainScorer": ("skmft.metrics.make_domain_scorer", []),  # which makes it
-}
-
-
 def is_an_answer(name):
     """Whether it is a recipe's answer to a question of `Recipe`, where the question, parameters and result are described."""
     recipes = importlib.import_module("skmft.recipes")
@@ -77,7 +71,7 @@ def is_an_answer(name):
 
 
 ANSWERS = [name for name in public_names() if is_an_answer(name)]
-NAMES = [name for name in public_names() if name not in ELSEWHERE and name not in ANSWERS]
+NAMES = [name for name in public_names() if name not in ANSWERS]
 
 
 def load(name):
@@ -98,7 +92,7 @@ def load(name):
 
 def test_something_is_checked():
     assert len(NAMES) > 60
-    assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.DomainScorer.__call__"} < set(NAMES)
+    assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.make_domain_scorer"} < set(NAMES)
     assert {"skmft.baselines.MixedDomainClassifier.predict", "skmft.datasets.fetch_fdu_mtl"} < set(NAMES)
     assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.Recipe.terms"} < set(NAMES)
     assert {"skmft.recipes.Stage.train", "skmft.recipes.Recipe.columns"} < set(NAMES)
@@ -137,14 +131,6 @@ def test_answers_of_recipes(name):
     _, doc, parameters = load(name)
     assert doc["Summary"] and doc["Summary"][0].endswith(".")
     assert parameters == load(f"skmft.recipes.Recipe.{name.rpartition('.')[2]}")[2]
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_is_described_elsewhere(name):
-    place, before = ELSEWHERE[name]
-    thing, doc, parameters = load(name)
-    assert doc["Summary"] and f"`{place.removeprefix('skmft.metrics.').removeprefix('skmft.')}`" in thing.__doc__
-    assert [p.lstrip("*") for p in parameters] == before + [p.lstrip("*") for p in load(place)[2]]
 
 
 def shown_as_changed(html):
