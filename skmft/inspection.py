@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score
 
-from ._inputs.grouping import check_lengths, rows_by_domain
-from ._inputs.texts import column_names, order_columns, read_texts
+from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
+from ._inputs.texts import order_columns, read_texts
 from ._typing import Array, Axes, Estimator, Params, Texts
 
 __all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
@@ -21,7 +21,14 @@ __all__ += ["explain_typicality"]
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
-_LEGEND_ROWS = 16  # names in one column of a legend
+_NO_TERMS = {
+    "stage",
+    "domain",
+    "epochs",
+    "epoch",
+    "learning_rate",
+    "seconds",
+}  # all else in a history is a recipe's term
 
 
 def _mark(number: int) -> Params:
@@ -30,7 +37,7 @@ def _mark(number: int) -> Params:
 
 
 def _legend_columns(n_names: int) -> int:
-    return max(1, -(-n_names // _LEGEND_ROWS))
+    return max(1, -(-n_names // 16))
 
 
 def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
@@ -38,12 +45,12 @@ def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
 
 
-def _without_domains(clf: Estimator, X: Texts) -> Texts:
-    """X without the column that the estimator reads domains from, which are then given apart from it."""
-    columns = column_names(X)
-    if columns is None or clf.domain_column is None:
-        return X
-    return order_columns(X, [name for name in columns if name != clf.domain_column], None)
+def _read(clf: Estimator, X: Texts) -> tuple[Sequence, Array | None]:
+    """Texts or pairs of X, and the domains in its column."""
+    texts, domains, _ = read_texts(
+        order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column), clf.domain_column
+    )
+    return texts, domains
 
 
 class _Display:
@@ -76,11 +83,11 @@ class _Display:
         axes = np.ravel(ax)
         if len(axes) != n:
             raise ValueError(f"ax has {len(axes)} axes; expected {n}, for {', '.join(self._panels)}.")
-        self._draw(axes)
+        self._draw(*axes)
         self.axes_, self.ax_, self.figure_ = axes, axes[0], axes[0].figure
         return self
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         raise NotImplementedError
 
 
@@ -90,6 +97,7 @@ class TypicalityDisplay(_Display):
     Parameters
     ----------
     typicality, y, domains : array-like, shape (n_samples,)
+        For example ``clf.typicality_``, and the training rows' classes and domains.
 
     Examples
     --------
@@ -121,30 +129,15 @@ class TypicalityDisplay(_Display):
             With ``typicality_weighting=True``.
         X, y, domains : as in `MetaFineTunedClassifier.fit`
             `domains` is an array, even if X has a domain column.
-        ax : matplotlib axes, default=None
+        ax : as in `plot`
 
         Returns
         -------
         TypicalityDisplay
         """
-        return cls(clf.typicality(_without_domains(clf, X), y, domains), y, domains).plot(ax)
+        return cls(clf.typicality(_read(clf, X)[0], y, domains), y, domains).plot(ax)
 
-    @classmethod
-    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
-        """Draw known typicalities, such as ``clf.typicality_`` of the training rows.
-
-        Parameters
-        ----------
-        typicality, y, domains : array-like, shape (n_samples,)
-        ax : matplotlib axes, default=None
-
-        Returns
-        -------
-        TypicalityDisplay
-        """
-        return cls(typicality, y, domains).plot(ax)
-
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         [ax], n = axes, len(self.classes)
         first = np.arange(len(self.domains)) * (n + 0.6)  # place of every domain's first box
         for j, label in enumerate(self.classes):
@@ -201,27 +194,24 @@ class DomainScoresDisplay(_Display):
         y: ArrayLike,
         domains: ArrayLike,
         *,
-        baselines: Mapping[str, Any] | None = None,
+        baselines: Mapping[str, ArrayLike] | None = None,
         ax: Axes = None,
     ) -> Self:
         """Draw the accuracy of the meta-learner, of the adapted models, and of baselines.
 
         Parameters
         ----------
-        clf : fitted MetaFineTunedClassifier
-        X, y, domains : as in `MetaFineTunedClassifier.fit`
-            `domains` is an array, even if X has a domain column.
+        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
         baselines : mapping of str to array-like, default=None
             Predictions of other models for the same rows.
-        ax : matplotlib axes, default=None
 
         Returns
         -------
         DomainScoresDisplay
         """
-        texts = _without_domains(clf, X)
+        texts, _ = _read(clf, X)
         predictions = dict(baselines or {})
-        for name, told in (("meta-learner", np.full(len(X), None)), ("adapted", domains)):
+        for name, told in (("meta-learner", np.full(len(texts), None)), ("adapted", domains)):
             predictions[name] = clf.predict(texts, domains=told)
         return cls.from_predictions(y, predictions, domains, ax=ax)
 
@@ -232,7 +222,7 @@ class DomainScoresDisplay(_Display):
         predictions: Mapping[str, ArrayLike],
         domains: ArrayLike,
         *,
-        metric: Any = accuracy_score,
+        metric: Callable[..., float] = accuracy_score,
         metric_name: str = "accuracy",
         ax: Axes = None,
     ) -> Self:
@@ -240,30 +230,25 @@ class DomainScoresDisplay(_Display):
 
         Parameters
         ----------
-        y : array-like, shape (n_samples,)
-            True labels.
+        y, domains : array-like, shape (n_samples,)
         predictions : mapping of str to array-like, shape (n_samples,)
             What every model predicts, by its name.
-        domains : array-like, shape (n_samples,)
         metric : callable, default=accuracy_score
             ``metric(y, y_pred)``, called for every domain.
         metric_name : str, default="accuracy"
-        ax : matplotlib axes, default=None
+        ax : as in `plot`
 
         Returns
         -------
         DomainScoresDisplay
         """
-        labels = np.asarray(y)
-        check_lengths("y", len(labels), **{f"predictions[{name!r}]": values for name, values in predictions.items()})
-        rows_of = rows_by_domain(domains, "y", len(labels))
         scores = {
-            name: {domain: float(metric(labels[rows], np.asarray(values)[rows])) for domain, rows in rows_of.items()}
+            name: scores_by_domain(metric, y, domains, **{f"predictions[{name!r}]": values})
             for name, values in predictions.items()
         }
         return cls(pd.DataFrame(scores), metric_name).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         [ax], places = axes, np.arange(len(self.scores))
         ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#dddddd", linewidth=3, zorder=1)
         for j, name in enumerate(self.scores):
@@ -277,12 +262,12 @@ class DomainScoresDisplay(_Display):
 
 
 class TrainingHistoryDisplay(_Display):
-    """Losses by epoch: those of stage 2 in one panel; those of stage 3, if there was one, in another with its own scale.
+    """The recipe's terms by epoch: those of stage 2 in one panel, those of stage 3, if there was one, in another.
 
     Parameters
     ----------
     history : list of dict
-        ``clf.history_``, of which every number whose name ends in ``_loss`` is drawn.
+        ``clf.history_``, of which every term is drawn whose name does not end in ``_accuracy``.
 
     Examples
     --------
@@ -296,11 +281,11 @@ class TrainingHistoryDisplay(_Display):
         self.curves: dict[str, list[float]] = {}
         for entry in history:
             who = "meta-learner" if entry["stage"] == "meta" else str(entry.get("domain"))
-            for key in (key for key in entry if key.endswith("_loss")):
-                name = f"{who}: {key.replace('_', ' ')}"
+            for term in (key for key in entry if key not in _NO_TERMS and not key.endswith("_accuracy")):
+                name = f"{who}: {term.replace('_', ' ')}"
                 if entry.get("epoch") == 1:
                     self.curves[name] = []  # adapted again: the last time counts
-                self.curves.setdefault(name, []).append(entry[key])
+                self.curves.setdefault(name, []).append(entry[term])
         self._meta = [name for name in self.curves if name.startswith("meta-learner: ")]
         self._adapted = [name for name in self.curves if name not in self._meta]
         self._panels, self._size = ("stage 2",), (5, 4)
@@ -314,8 +299,7 @@ class TrainingHistoryDisplay(_Display):
         Parameters
         ----------
         clf : fitted MetaFineTunedClassifier
-        ax : matplotlib axes, or array of 2 of them, default=None
-            Axes of stage 2, and of stage 3 if there was one. None makes a new figure.
+        ax : as in `plot`
 
         Returns
         -------
@@ -323,19 +307,16 @@ class TrainingHistoryDisplay(_Display):
         """
         return cls(clf.history_).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        for number, (ax, names) in enumerate(zip(axes, (self._meta, self._adapted))):
+    def _draw(self, *axes: Axes) -> None:
+        for ax, stage, names in zip(axes, self._panels, (self._meta, self._adapted)):
             for j, name in enumerate(names):
-                who, loss = name.rsplit(": ", 1)
-                label = who if number else loss
-                style = {"linestyle": "-" if number else ["-", "--", ":", "-."][j % 4], "markersize": 4, **_mark(j)}
+                label = name.removeprefix("meta-learner: ").removesuffix(": label loss")
+                style = {"linestyle": ["-", "--", ":", "-."][j % 4] if names is self._meta else "-", **_mark(j)}
                 epochs = np.arange(len(self.curves[name])) + 1
-                ax.plot(epochs, self.curves[name], label=label, linewidth=1, **style)
-            ax.set(xlabel=f"epoch of {self._panels[number]}", ylabel="loss")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_ylim(bottom=0)
+                ax.plot(epochs, self.curves[name], label=label, linewidth=1, markersize=4, **style)
+            ax.set(xlabel=f"epoch of {stage}", ylabel="loss")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.set_ylim(bottom=min(0, *(value for name in names for value in self.curves[name])))
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize="small")
         if self._adapted:
             _legend(axes[1], len(self._adapted), title="domain", fontsize="small")
@@ -368,10 +349,9 @@ class EmbeddingDisplay(_Display):
 
     def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
         self.y, self.domains = np.asarray(y), np.asarray(domains)
-        check_lengths("before", len(np.asarray(before)), after=after, y=self.y, domains=self.domains)
-        self.before, self.after = (
-            np.asarray(PCA(2, random_state=0).fit_transform(np.asarray(embeddings))) for embeddings in (before, after)
-        )
+        before, after = np.asarray(before), np.asarray(after)
+        check_lengths("before", len(before), after=after, y=self.y, domains=self.domains)
+        self.before, self.after = (np.asarray(PCA(2, random_state=0).fit_transform(E)) for E in (before, after))
         most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
         self._size = 8.5 + 1.5 * _legend_columns(most), 8
 
@@ -381,10 +361,7 @@ class EmbeddingDisplay(_Display):
 
         Parameters
         ----------
-        clf : fitted MetaFineTunedClassifier
-        X, y, domains : as in `MetaFineTunedClassifier.fit`
-            `domains` is an array, even if X has a domain column.
-        ax : array of 4 matplotlib axes, default=None
+        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
 
         Returns
         -------
@@ -392,7 +369,7 @@ class EmbeddingDisplay(_Display):
         """
         return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
         for k, (ax, title) in enumerate(zip(axes, self._panels)):
             names, numbers = np.unique(self.y if k < 2 else self.domains, return_inverse=True)
@@ -416,9 +393,8 @@ def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLik
 
     Parameters
     ----------
-    clf : fitted MetaFineTunedClassifier
-        With ``typicality_weighting=True``.
-    X, y, domains : as in `MetaFineTunedClassifier.fit`
+    clf, X, y, domains : as in `TypicalityDisplay.from_estimator`
+        A domain column in X is read in place of `domains`.
 
     Returns
     -------
@@ -427,12 +403,11 @@ def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLik
         of the nearest prototype of the row's class, and its ``own_similarity`` (cosine); ``foreign_prototype`` and
         ``foreign_similarity``, of the nearest prototype of another class.
     """
-    X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
-    texts, column, _ = read_texts(X, clf.domain_column)
+    texts, column = _read(clf, X)
     labels, names = np.asarray(y), domains if column is None else column
-    typicality = clf.typicality(X, y, domains if column is None else None)
+    typicality = clf.typicality(texts, y, names)
     columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
-    embeddings = clf.transform(X, pretrained=True)
+    embeddings = clf.transform(texts, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))
     cosine = np.einsum("nh,kmph->nkmp", embeddings, prototypes)

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,26 +21,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from ._inputs.grouping import check_domains, check_lengths, column_of, rows_by_domain
-from ._typing import Array, Domains, Estimator, Labels, Name, Params, Texts, Values
+from ._inputs.grouping import check_domains, column_of, scores_by_domain
+from ._typing import Array, Estimator, Name, Params, Texts
 
 __all__ = ["domain_invariance_score", "domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
-
-
-def _by_domain(
-    metric: Metric, y: Labels, domains: Domains, sample_weight: Values, kwargs: Params, **answers: object
-) -> dict[Name, float]:
-    """The metric in every domain, of `y` and `answers`, which are given by the names that messages have for them."""
-    arrays = {name: np.asarray(values) for name, values in {"y": y, **answers}.items()}
-    weights = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
-    check_lengths("y", len(arrays["y"]), **arrays, **weights)
-    scores = {}
-    for domain, rows in rows_by_domain(domains, "y", len(arrays["y"])).items():
-        own_weights = {name: values[rows] for name, values in weights.items()}
-        scores[domain] = float(metric(*(values[rows] for values in arrays.values()), **own_weights, **kwargs))
-    return scores
 
 
 def macro_domain_score(
@@ -74,7 +61,8 @@ def macro_domain_score(
     >>> macro_domain_score([0, 1, 1, 1], [0, 1, 1, 0], ["books", "books", "books", "dvd"])
     0.5
     """
-    return float(np.mean(list(_by_domain(metric, y, domains, sample_weight, kwargs, y_pred=y_pred).values())))
+    scores = scores_by_domain(partial(metric, **kwargs), y, domains, sample_weight, y_pred=y_pred)
+    return float(np.mean(list(scores.values())))
 
 
 def worst_domain_score(
@@ -106,7 +94,7 @@ def worst_domain_score(
     >>> worst_domain_score([0, 1, 1, 1], [0, 1, 1, 0], ["books", "books", "books", "dvd"])
     0.0
     """
-    scores = list(_by_domain(metric, y, domains, sample_weight, kwargs, y_pred=y_pred).values())
+    scores = list(scores_by_domain(partial(metric, **kwargs), y, domains, sample_weight, y_pred=y_pred).values())
     return float(np.min(scores) if greater_is_better else np.max(scores))  # unlike min(), NaN if any is NaN
 
 
@@ -155,9 +143,10 @@ def domain_report(
     gap                0.50      0.67
     """
     classes = np.unique(np.asarray(y)) if labels is None else np.asarray(labels)
+    macro_f1 = partial(f1_score, average="macro")
     columns = {
-        "accuracy": _by_domain(accuracy_score, y, domains, sample_weight, {}, y_pred=y_pred),
-        "macro F1": _by_domain(f1_score, y, domains, sample_weight, {"average": "macro"}, y_pred=y_pred),
+        "accuracy": scores_by_domain(accuracy_score, y, domains, sample_weight, y_pred=y_pred),
+        "macro F1": scores_by_domain(macro_f1, y, domains, sample_weight, y_pred=y_pred),
     }
     if y_proba is not None:
         if np.shape(y_proba)[1:] != classes.shape:
@@ -165,9 +154,9 @@ def domain_report(
                 f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
             )
         order = np.argsort(classes)  # in which log_loss takes the columns
-        proba, kwargs = np.asarray(y_proba)[:, order], {"labels": classes[order]}
-        columns["log loss"] = _by_domain(log_loss, y, domains, sample_weight, kwargs, y_proba=proba)
-    sizes, scores = _by_domain(len, y, domains, None, {}), pd.DataFrame(columns)
+        loss, proba = partial(log_loss, labels=classes[order]), np.asarray(y_proba)[:, order]
+        columns["log loss"] = scores_by_domain(loss, y, domains, sample_weight, y_proba=proba)
+    sizes, scores = scores_by_domain(len, y, domains), pd.DataFrame(columns)
     least, most = scores.min(), scores.max()
     worst, mean = least.where(scores.columns != "log loss", most), {"support": len(np.asarray(y)), **scores.mean()}
     lines: list[tuple[Name, dict]]
@@ -251,7 +240,8 @@ class _DomainScorer:
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
         groups = np.zeros(len(np.asarray(y))) if self.average == "micro" else domains
-        scores = _by_domain(self.metric, y, groups, None, kwargs, **{f"{self.response_method}(X)": answers})
+        metric, named = partial(self.metric, **kwargs), {f"{self.response_method}(X)": answers}
+        scores = scores_by_domain(metric, y, groups, **named)
         signed = np.array(list(scores.values())) * (1 if self.greater_is_better else -1)
         return float(np.min(signed) if self.average == "worst" else np.mean(signed))
 
