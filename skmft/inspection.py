@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any, Self
 
 import numpy as np
@@ -13,22 +14,19 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
-from ._typing import Array, Axes, Estimator, Params, Texts
+from ._typing import Array, Axes, Domains, Estimator, Labels, Params, Texts
 
 __all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
 __all__ += ["explain_typicality"]
 
+Metric = Callable[..., float]
+
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
-_NO_TERMS = {
-    "stage",
-    "domain",
-    "epochs",
-    "epoch",
-    "learning_rate",
-    "seconds",
-}  # all else in a history is a recipe's term
+_BOXES = {"orientation": "horizontal", "widths": 0.8, "patch_artist": True, "flierprops": {"markersize": 3}}
+_BOXES["medianprops"] = {"color": "black"}
+_NO_TERMS = "stage domain epochs epoch learning_rate seconds".split()  # all else in a history is a recipe's term
 
 
 def _mark(number: int) -> Params:
@@ -36,21 +34,15 @@ def _mark(number: int) -> Params:
     return {"color": _COLOURS[number % 8], "marker": _MARKERS[number // 8 % 8]}
 
 
-def _legend_columns(n_names: int) -> int:
-    return max(1, -(-n_names // 16))
-
-
 def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     """Put the legend to the right of the axes."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=ceil(n_names / 16), **more)
 
 
 def _read(clf: Estimator, X: Texts) -> tuple[Sequence, Array | None]:
     """Texts or pairs of X, and the domains in its column."""
-    texts, domains, _ = read_texts(
-        order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column), clf.domain_column
-    )
-    return texts, domains
+    X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
+    return read_texts(X, clf.domain_column)[:2]
 
 
 class _Display:
@@ -120,7 +112,7 @@ class TypicalityDisplay(_Display):
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
     @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
 
         Parameters
@@ -141,19 +133,10 @@ class TypicalityDisplay(_Display):
         [ax], n = axes, len(self.classes)
         first = np.arange(len(self.domains)) * (n + 0.6)  # place of every domain's first box
         for j, label in enumerate(self.classes):
-            boxes = {place: self.groups[domain, label] for place, domain in zip(first + j, self.domains)}
-            boxes = {place: values for place, values in boxes.items() if len(values)}
-            ax.boxplot(
-                list(boxes.values()),
-                positions=list(boxes),
-                orientation="horizontal",
-                widths=0.8,
-                patch_artist=True,
-                boxprops={"facecolor": _COLOURS[j % 8], "alpha": 0.8},
-                medianprops={"color": "black"},
-                flierprops={"markersize": 3},
-                label=str(label),
-            )
+            there = [k for k, domain in enumerate(self.domains) if len(self.groups[domain, label])]
+            groups = [self.groups[self.domains[k], label] for k in there]
+            fill = {"facecolor": _COLOURS[j % 8], "alpha": 0.8}
+            ax.boxplot(groups, positions=first[there] + j, label=str(label), boxprops=fill, **_BOXES)
         ax.set_yticks(first + (n - 1) / 2, [str(domain) for domain in self.domains])
         ax.yaxis.set_inverted(True)
         ax.set_xlabel("typicality")
@@ -188,14 +171,7 @@ class DomainScoresDisplay(_Display):
 
     @classmethod
     def from_estimator(
-        cls,
-        clf: Estimator,
-        X: Texts,
-        y: ArrayLike,
-        domains: ArrayLike,
-        *,
-        baselines: Mapping[str, ArrayLike] | None = None,
-        ax: Axes = None,
+        cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, baselines: Mapping | None = None, ax: Axes = None
     ) -> Self:
         """Draw the accuracy of the meta-learner, of the adapted models, and of baselines.
 
@@ -217,14 +193,7 @@ class DomainScoresDisplay(_Display):
 
     @classmethod
     def from_predictions(
-        cls,
-        y: ArrayLike,
-        predictions: Mapping[str, ArrayLike],
-        domains: ArrayLike,
-        *,
-        metric: Callable[..., float] = accuracy_score,
-        metric_name: str = "accuracy",
-        ax: Axes = None,
+        cls, y: Labels, predictions: Mapping, domains: Domains, *, metric: Metric = accuracy_score, ax: Axes = None
     ) -> Self:
         """Score the predictions of several models in every domain, and draw the scores.
 
@@ -234,8 +203,7 @@ class DomainScoresDisplay(_Display):
         predictions : mapping of str to array-like, shape (n_samples,)
             What every model predicts, by its name.
         metric : callable, default=accuracy_score
-            ``metric(y, y_pred)``, called for every domain.
-        metric_name : str, default="accuracy"
+            ``metric(y, y_pred)``, called for every domain; its name is the axis's label.
         ax : as in `plot`
 
         Returns
@@ -246,7 +214,8 @@ class DomainScoresDisplay(_Display):
             name: scores_by_domain(metric, y, domains, **{f"predictions[{name!r}]": values})
             for name, values in predictions.items()
         }
-        return cls(pd.DataFrame(scores), metric_name).plot(ax)
+        name = getattr(metric, "__name__", "score").removesuffix("_score").replace("_", " ")
+        return cls(pd.DataFrame(scores), name).plot(ax)
 
     def _draw(self, *axes: Axes) -> None:
         [ax], places = axes, np.arange(len(self.scores))
@@ -290,7 +259,7 @@ class TrainingHistoryDisplay(_Display):
         self._adapted = [name for name in self.curves if name not in self._meta]
         self._panels, self._size = ("stage 2",), (5, 4)
         if self._adapted:
-            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * _legend_columns(len(self._adapted)), 4)
+            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * ceil(len(self._adapted) / 16), 4)
 
     @classmethod
     def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
@@ -349,14 +318,13 @@ class EmbeddingDisplay(_Display):
 
     def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
         self.y, self.domains = np.asarray(y), np.asarray(domains)
-        before, after = np.asarray(before), np.asarray(after)
-        check_lengths("before", len(before), after=after, y=self.y, domains=self.domains)
+        check_lengths("before", np.shape(before)[0], after=after, y=self.y, domains=self.domains)
         self.before, self.after = (np.asarray(PCA(2, random_state=0).fit_transform(E)) for E in (before, after))
         most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
-        self._size = 8.5 + 1.5 * _legend_columns(most), 8
+        self._size = 8.5 + 1.5 * ceil(most / 16), 8
 
     @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
         """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
 
         Parameters
@@ -372,13 +340,12 @@ class EmbeddingDisplay(_Display):
     def _draw(self, *axes: Axes) -> None:
         order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
         for k, (ax, title) in enumerate(zip(axes, self._panels)):
-            names, numbers = np.unique(self.y if k < 2 else self.domains, return_inverse=True)
-            points, numbers = (self.after if k % 2 else self.before)[order], numbers[order]
+            names, numbers = np.unique((self.y if k < 2 else self.domains)[order], return_inverse=True)
+            points = (self.after if k % 2 else self.before)[order]
             for first in range(0, len(names), 8):  # names that share a marker
                 rows = numbers // 8 == first // 8
-                colours = [_COLOURS[number % 8] for number in numbers[rows]]
-                marker = _mark(first)["marker"]
-                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, marker=marker, c=colours)
+                style = {**_mark(first), "color": [_COLOURS[number % 8] for number in numbers[rows]]}
+                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, **style)
             for number, name in enumerate(names.tolist()):
                 ax.scatter([], [], s=28, linewidths=0, label=str(name), **_mark(number))
             ax.set(title=title, xticks=[], yticks=[])
@@ -386,7 +353,7 @@ class EmbeddingDisplay(_Display):
                 _legend(ax, len(names), fontsize="small")
 
 
-def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
+def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
     A row that is nearer to a prototype of another class than to any of its own may be mislabelled.
