@@ -3,7 +3,11 @@
 import gzip
 import io
 import os
+import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +24,35 @@ _DAMAGED = (ValueError, TypeError, LookupError, EOFError, OSError, tarfile.TarEr
 
 Home = str | os.PathLike | None
 Names = Sequence[str] | None
-Asked = tuple[Home, str, Names, bool, bool]  # what a loader is asked: its arguments, in their order
 Answer: TypeAlias = Bunch | tuple[Any, Any, Any]
-Rows = list[tuple]
-Reader = Callable[[Path, str, Names], tuple[Rows, str]]  # of a path, a subset, domains (None: all): rows, and DESCR
+Found = tuple[str, list[tuple], str]  # names of the columns, the one or two of texts first; rows; DESCR
+Reader = Callable[[Path, str, Names], Found]  # of a path, a subset, and domains, None for all
+
+
+def _http_download(source: "Source", url: str, output_file: str, fetcher: Any) -> None:
+    """HTTP download by pooch, of the bytes on the server: requests would unpack an archive sent as "gzip-encoded"."""
+    with ExitStack() as cleaning:
+
+        def keep_packed(answer: Any, **kwargs: Any) -> None:
+            cleaning.callback(answer.close)  # which pooch leaves to the garbage collector
+            answer.raw.headers.pop("Content-Encoding", None)
+
+        asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
+    if source.sha256 is None and not tarfile.is_tarfile(output_file):
+        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
+
+
+def _pip_download(source: "Source", url: str, output_file: str, fetcher: Any) -> None:
+    """Have pip ask its index, perhaps a mirror. It is told the sha256, for it runs a source release's code to read its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = Path(folder) / "requirements.txt"
+        wanted.write_text(f"vaderSentiment==0.5 --hash=sha256:{source.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+        done = subprocess.run([*command, "--dest", folder, "--requirement", wanted], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(f"pip says {done.stderr.strip()}")
+        shutil.copyfile(Path(folder) / source.file, output_file)
 
 
 class Source(NamedTuple):
@@ -32,6 +61,7 @@ class Source(NamedTuple):
     url: str
     sha256: str | None
     exact: bool = True  # False: a local copy may be a part of the archive; only a download must have the sha256
+    download: Callable[..., None] = _http_download
 
     @property
     def file(self) -> str:
@@ -52,9 +82,10 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
         "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
         "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
     ),
-    "rated_snippets": Source(  # a source release, which the loader has pip download
+    "rated_snippets": Source(  # a source release
         "the package index: pip download --no-deps --no-binary :all: vaderSentiment==0.5 brings vaderSentiment-0.5.zip",
         "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
+        download=_pip_download,
     ),
 }
 
@@ -62,28 +93,26 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 def load(
     folder: str,
     subsets: Mapping[str, Sequence[str]],
-    columns: str,
     read: Reader,
-    asked: Asked,
-    *,
+    data_home: Home,
+    subset: str,
+    domains: Names,
+    return_X_y_domains: bool,
     instead: str = "",
-    downloader: Callable[..., None] | None = None,
 ) -> Answer:
-    """Check what is asked, find or fetch the file, and answer with its rows.
+    """What a loader answers: rows that `read` finds in the archive, or in the file that may stand `instead` of it.
 
-    `subsets` has the domains of each; `columns` names those of a row, its one or two texts first; the file `instead` may
-    stand in place of the archive.
+    `subsets` has the domains of each.
     """
-    data_home, subset, domains, return_X_y_domains, download_if_missing = asked
     if subset not in subsets:
         raise ValueError(f"subset={subset!r}; expected " + " or ".join(map(repr, subsets)) + ".")
     if domains is not None:
         if np.ndim(domains) != 1 or not len(domains) or not set(domains) <= set(subsets[subset]):
             raise ValueError(f"domains={domains!r}; expected a list of names among {list(subsets[subset])}.")
         domains = list(dict.fromkeys(map(str, domains)))
-    path = _find_or_fetch(folder, data_home, download_if_missing, instead, downloader)
+    path = _find_or_fetch(folder, data_home, instead)
     try:
-        rows, about = read(path, subset, domains)
+        columns, rows, about = read(path, subset, domains)
     except _DAMAGED as error:
         raise ValueError(
             f"{path} cannot be used ({type(error).__name__}: {error}); delete it and get it again."
@@ -103,9 +132,7 @@ def load(
     )
 
 
-def _find_or_fetch(
-    folder: str, data_home: Home, download_if_missing: bool, instead: str, downloader: Callable[..., None] | None
-) -> Path:
+def _find_or_fetch(folder: str, data_home: Home, instead: str) -> Path:
     """The local copy of an archive, or the file that may stand `instead` of it; else the archive, downloaded by pooch.
 
     Downloads go to the last home. Local copies are looked for here because pooch knows one home only, and would overwrite
@@ -124,9 +151,7 @@ def _find_or_fetch(
     known = {source.file: source.sha256}
     fetcher = pooch.create(folders[-1], "", registry=known, urls={source.file: source.url}, retry_if_failed=2)
     try:
-        if not download_if_missing:
-            raise OSError("download_if_missing=False")
-        return Path(fetcher.fetch(source.file, downloader=downloader or partial(_download, source)))
+        return Path(fetcher.fetch(source.file, downloader=partial(source.download, source)))
     except OSError as error:  # requests' errors are among them
         raise FileNotFoundError(
             f"no local copy of {source.file}, and no download ({error}). Get it from {source.url} and put it in "
@@ -135,20 +160,6 @@ def _find_or_fetch(
     except ValueError as error:
         by_hand = "" if source.exact else f" A copy that you trust can be put in {folders[-1]} by hand."
         raise ValueError(f"{source.url}: {error} Nothing was kept.{by_hand}") from error
-
-
-def _download(source: Source, url: str, output_file: str, fetcher: Any) -> None:
-    """HTTP download by pooch, of the bytes on the server: requests would unpack an archive sent as "gzip-encoded"."""
-    with ExitStack() as cleaning:
-
-        def keep_packed(answer: Any, **kwargs: Any) -> None:
-            cleaning.callback(answer.close)  # which pooch leaves to the garbage collector
-            answer.raw.headers.pop("Content-Encoding", None)
-
-        asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
-        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
-    if source.sha256 is None and not tarfile.is_tarfile(output_file):
-        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
 
 
 def read_tar(packed: bytes) -> dict[str, bytes]:

@@ -4,16 +4,11 @@ import gzip
 import html
 import json
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from ._archives import SOURCES, Answer, Home, Names, Rows, load, read_tar
+from ._archives import SOURCES, Answer, Found, Home, Names, load, read_tar
 
 _AMAZON = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
 _AMAZON_ROWS = 1000  # of a file
@@ -26,12 +21,7 @@ ACL 2007. Licence: for research use; cite the paper."""
 
 
 def fetch_amazon_reviews(
-    *,
-    data_home: Home = None,
-    subset: str = "all",
-    domains: Names = None,
-    return_X_y_domains: bool = False,
-    download_if_missing: bool = True,
+    *, data_home: Home = None, subset: str = "all", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
     """Load the Amazon reviews of books, dvd, electronics and kitchen; the first call downloads 30 MB.
 
@@ -46,8 +36,6 @@ def fetch_amazon_reviews(
         Some of ``["books", "dvd", "electronics", "kitchen"]``; all by default.
     return_X_y_domains : bool, default=False
         Return ``(data, target, domains)`` instead of a Bunch.
-    download_if_missing : bool, default=True
-        Whether to download the archive if there is no local copy.
 
     Returns
     -------
@@ -69,11 +57,11 @@ def fetch_amazon_reviews(
     Traceback (most recent call last):
     ValueError: domains=['toys']; expected a list of names among ['books', 'dvd', 'electronics', 'kitchen'].
     """
-    asked = data_home, subset, domains, return_X_y_domains, download_if_missing
-    return load("amazon", {"all": list(_AMAZON)}, "text target domains", _read_amazon, asked)
+    subsets = {"all": list(_AMAZON)}
+    return load("amazon", subsets, _read_amazon, data_home, subset, domains, return_X_y_domains)
 
 
-def _read_amazon(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
+def _read_amazon(path: Path, subset: str, domains: Names) -> Found:
     files, rows = read_tar(path.read_bytes()), []
     for domain in domains or _AMAZON:
         for label in ("negative", "positive"):
@@ -86,7 +74,7 @@ def _read_amazon(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
                 found = f"{len(reviews)} reviews, {len(whole)} of them with one title and one text"
                 raise ValueError(f"{member} has {found}, expected {_AMAZON_ROWS} of both")
             rows += [("\n".join(html.unescape(part).strip() for part in parts), label, domain) for parts in whole]
-    return rows, _AMAZON_DESCR
+    return "text target domains", rows, _AMAZON_DESCR
 
 
 _FDU_SAMPLE = "fdu-mtl-sample.tar.gz"
@@ -105,12 +93,7 @@ trained on the other. Source: P. Liu, X. Qiu, X. Huang, "Adversarial Multi-task 
 
 
 def fetch_fdu_mtl(
-    *,
-    data_home: Home = None,
-    subset: str = "train",
-    domains: Names = None,
-    return_X_y_domains: bool = False,
-    download_if_missing: bool = True,
+    *, data_home: Home = None, subset: str = "train", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
     """Load FDU-MTL reviews of up to 16 domains; the first call downloads the archive.
 
@@ -119,7 +102,7 @@ def fetch_fdu_mtl(
 
     Parameters
     ----------
-    data_home, return_X_y_domains, download_if_missing : as in `fetch_amazon_reviews`
+    data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         In place of ``fdu_mtl/fudan-mtl-dataset.tar.gz`` there may be a ``fdu_mtl/fdu-mtl-sample.tar.gz`` with the files of
         some domains.
     subset : {"train", "test", "unlabeled"}, default="train"
@@ -142,12 +125,11 @@ def fetch_fdu_mtl(
     Traceback (most recent call last):
     ValueError: subset='valid'; expected 'train' or 'test' or 'unlabeled'.
     """
-    asked = data_home, subset, domains, return_X_y_domains, download_if_missing
     subsets = {name: list(_FDU_TRAIN) for name in _FDU_SUFFIX}
-    return load("fdu_mtl", subsets, "text target domains", _read_fdu, asked, instead=_FDU_SAMPLE)
+    return load("fdu_mtl", subsets, _read_fdu, data_home, subset, domains, return_X_y_domains, _FDU_SAMPLE)
 
 
-def _read_fdu(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
+def _read_fdu(path: Path, subset: str, domains: Names) -> Found:
     files = {name.rsplit("/", 1)[-1]: raw for name, raw in read_tar(path.read_bytes()).items()}
     there = [domain for domain in _FDU_TRAIN if domain + _FDU_SUFFIX[subset] in files]
     is_sample = path.name == _FDU_SAMPLE
@@ -157,10 +139,10 @@ def _read_fdu(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
         raise ValueError(f"it lacks the domains {lacking} of {subset!r}; {url} has all: put that in {path.parent}")
     rows = [row for domain in wanted for row in _parse_fdu(domain, subset, files[domain + _FDU_SUFFIX[subset]])]
     sample = f"This local copy is a sample with {len(there)} of the 16 domains. " if is_sample else ""
-    return rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
+    return "text target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
 
 
-def _parse_fdu(domain: str, subset: str, raw: bytes) -> Rows:
+def _parse_fdu(domain: str, subset: str, raw: bytes) -> list[tuple]:
     """Every line's text, label and domain; some lines are UTF-8, others Windows' Latin-1."""
     file, labelled, rows = domain + _FDU_SUFFIX[subset], subset != "unlabeled", []
     if b"\0" in raw:
@@ -198,18 +180,13 @@ section are CC BY 3.0, CC BY-SA 3.0 or in the public domain in the USA; the pape
 
 
 def fetch_mnli_genres(
-    *,
-    data_home: Home = None,
-    subset: str = "train",
-    domains: Names = None,
-    return_X_y_domains: bool = False,
-    download_if_missing: bool = True,
+    *, data_home: Home = None, subset: str = "train", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
     """Load MultiNLI with its genres as domains; the first call downloads 227 MB.
 
     Parameters
     ----------
-    data_home, return_X_y_domains, download_if_missing : as in `fetch_amazon_reviews`
+    data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         In place of ``mnli_genres/multinli_1.0.zip`` there may be ``mnli_genres/<subset>.jsonl.gz`` with the keys genre,
         premise, hypothesis and label; train may then be a sample, whose size `DESCR` gives.
     subset : {"train", "dev_matched", "dev_mismatched"}, default="train"
@@ -231,12 +208,11 @@ def fetch_mnli_genres(
     Traceback (most recent call last):
     ValueError: domains=['letters']; expected a list of names among ['fiction', 'government', 'slate', ...].
     """
-    asked = data_home, subset, domains, return_X_y_domains, download_if_missing
-    columns = "premise hypothesis target domains groups"
-    return load("mnli_genres", _GENRES, columns, _read_mnli, asked, instead=f"{subset}.jsonl.gz")
+    instead = f"{subset}.jsonl.gz"
+    return load("mnli_genres", _GENRES, _read_mnli, data_home, subset, domains, return_X_y_domains, instead)
 
 
-def _read_mnli(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
+def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
     is_archive = path.suffix == ".zip"
     keys = "sentence1 sentence2 gold_label genre" if is_archive else "premise hypothesis label genre"
     member = f"multinli_1.0/multinli_1.0_{subset}.jsonl"
@@ -255,7 +231,8 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
         sizes = ", ".join(f"{genre} {n:,}" for genre, n in sorted(Counter(row[3] for row in rows).items()))
         sample = f"This local copy is a sample of {len(rows) / n_rows:.0%} of the {n_rows:,} rows ({sizes}). "
     about = _MNLI_DESCR.format(subset=subset, rows=len(rows), genres=len(_GENRES[subset]), sample=sample)
-    return [(*row, row[0]) for genre in domains or _GENRES[subset] for row in rows if row[3] == genre], about
+    rows = [(*row, row[0]) for genre in domains or _GENRES[subset] for row in rows if row[3] == genre]
+    return "premise hypothesis target domains groups", rows, about
 
 
 _SNIPPETS = {
@@ -273,18 +250,13 @@ Media Text", ICWSM 2014, in release 0.5 of the package vaderSentiment. Licence: 
 
 
 def fetch_rated_snippets(
-    *,
-    data_home: Home = None,
-    subset: str = "all",
-    domains: Names = None,
-    return_X_y_domains: bool = False,
-    download_if_missing: bool = True,
+    *, data_home: Home = None, subset: str = "all", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
     """Load rated snippets of four domains; the first call downloads 2.4 MB with pip.
 
     Parameters
     ----------
-    data_home, return_X_y_domains, download_if_missing : as in `fetch_amazon_reviews`
+    data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         The archive is ``rated_snippets/vaderSentiment-0.5.zip``.
     subset : {"all"}, default="all"
         The source has no split of its own; keep `groups` together when you draw one.
@@ -303,13 +275,11 @@ def fetch_rated_snippets(
     Traceback (most recent call last):
     ValueError: domains=['books']; expected a list of names among ['amazon', 'movies', 'nyt', 'tweets'].
     """
-    asked = data_home, subset, domains, return_X_y_domains, download_if_missing
-    columns = "text target domains groups ratings"
     subsets = {"all": list(_SNIPPETS)}
-    return load("rated_snippets", subsets, columns, _read_snippets, asked, downloader=_pip_download)
+    return load("rated_snippets", subsets, _read_snippets, data_home, subset, domains, return_X_y_domains)
 
 
-def _read_snippets(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
+def _read_snippets(path: Path, subset: str, domains: Names) -> Found:
     with zipfile.ZipFile(path) as archive:
         files = read_tar(archive.read(_SNIPPETS_INNER))
     rows = []
@@ -319,17 +289,4 @@ def _read_snippets(path: Path, subset: str, domains: Names) -> tuple[Rows, str]:
             if abs(value := float(rating)) > 0.5:
                 label = "positive" if value > 0 else "negative"
                 rows.append((html.unescape(text).strip(), label, domain, f"{domain} {number.split('_')[0]}", value))
-    return rows, _SNIPPETS_DESCR
-
-
-def _pip_download(url: str, output_file: str, fetcher: Any) -> None:
-    """Have pip ask its index, perhaps a mirror. It is told the sha256, for it runs a source release's code to read its name."""
-    source = SOURCES["rated_snippets"]
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"vaderSentiment==0.5 --hash=sha256:{source.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        done = subprocess.run([*command, "--dest", folder, "--requirement", wanted], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(f"pip says {done.stderr.strip()}")
-        shutil.copyfile(Path(folder) / source.file, output_file)
+    return "text target domains groups ratings", rows, _SNIPPETS_DESCR
