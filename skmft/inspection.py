@@ -285,7 +285,7 @@ class TrainingHistoryDisplay(_Display):
                 ax.plot(epochs, self.curves[name], label=label, linewidth=1, markersize=4, **style)
             ax.set(xlabel=f"epoch of {stage}", ylabel="loss")
             ax.xaxis.get_major_locator().set_params(integer=True)
-            ax.set_ylim(bottom=min(0, *(value for name in names for value in self.curves[name])))
+            ax.set_ylim(bottom=min([0, *(value for name in names for value in self.curves[name])]))
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize="small")
         if self._adapted:
             _legend(axes[1], len(self._adapted), title="domain", fontsize="small")

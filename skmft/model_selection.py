@@ -232,10 +232,8 @@ class FewShotSplit(_DomainSplitter):
     Parameters
     ----------
     shots : int
-        Training rows of every class in every domain, or of every domain (see `per`).
+        Training rows of every class in every domain.
     random_state, domain_column : as in `DomainStratifiedKFold`
-    per : {"class_and_domain", "domain"}, default="class_and_domain"
-        With "domain" the classes come as they fall, and `split` needs no labels.
     n_repeats : int, default=10
         Draws.
     test_size : float, int or None, default=None
@@ -254,7 +252,6 @@ class FewShotSplit(_DomainSplitter):
 
     shots: int
     _: KW_ONLY
-    per: str = "class_and_domain"
     n_repeats: int = 10
     test_size: float | None = None
 
@@ -262,9 +259,7 @@ class FewShotSplit(_DomainSplitter):
         return self.n_repeats
 
     def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
-        if self.per not in ("class_and_domain", "domain"):
-            raise ValueError(f"per={self.per!r}; expected 'class_and_domain' or 'domain'.")
-        cells = read(by_class=self.per == "class_and_domain")
+        cells = read(by_class=True)
         shots = check_scalar(self.shots, "shots", Integral, min_val=1)
         rng = check_random_state(self.random_state)
         pool, test = np.arange(len(cells.cell)), None
