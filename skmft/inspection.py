@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
-from ._typing import Array, Axes, Domains, Estimator, Labels, Params, Texts
+from ._typing import Array, Axes, Domains, Estimator, Labels, Texts
 
 __all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
 __all__ += ["explain_typicality"]
@@ -24,14 +24,10 @@ Metric = Callable[..., float]
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
+_MARKS = [{"color": colour, "marker": marker} for marker in _MARKERS for colour in _COLOURS]  # by number of the name
 _BOXES = {"orientation": "horizontal", "widths": 0.8, "patch_artist": True, "flierprops": {"markersize": 3}}
 _BOXES["medianprops"] = {"color": "black"}
 _NO_TERMS = "stage domain epochs epoch learning_rate seconds".split()  # all else in a history is a recipe's term
-
-
-def _mark(number: int) -> Params:
-    """Colour and marker of the class or domain of this number: 64 pairs, which then come again."""
-    return {"color": _COLOURS[number % 8], "marker": _MARKERS[number // 8 % 8]}
 
 
 def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
@@ -280,12 +276,13 @@ class TrainingHistoryDisplay(_Display):
         for ax, stage, names in zip(axes, self._panels, (self._meta, self._adapted)):
             for j, name in enumerate(names):
                 label = name.removeprefix("meta-learner: ").removesuffix(": label loss")
-                style = {"linestyle": ["-", "--", ":", "-."][j % 4] if names is self._meta else "-", **_mark(j)}
+                style = {"linestyle": ["-", "--", ":", "-."][j % 4] if names is self._meta else "-", **_MARKS[j % 64]}
                 epochs = np.arange(len(self.curves[name])) + 1
                 ax.plot(epochs, self.curves[name], label=label, linewidth=1, markersize=4, **style)
             ax.set(xlabel=f"epoch of {stage}", ylabel="loss")
             ax.xaxis.get_major_locator().set_params(integer=True)
-            ax.set_ylim(bottom=min([0, *(value for name in names for value in self.curves[name])]))
+            if all(value >= 0 for name in names for value in self.curves[name]):
+                ax.set_ylim(bottom=0)
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize="small")
         if self._adapted:
             _legend(axes[1], len(self._adapted), title="domain", fontsize="small")
@@ -344,10 +341,11 @@ class EmbeddingDisplay(_Display):
             points = (self.after if k % 2 else self.before)[order]
             for first in range(0, len(names), 8):  # names that share a marker
                 rows = numbers // 8 == first // 8
-                style = {**_mark(first), "color": [_COLOURS[number % 8] for number in numbers[rows]]}
-                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, **style)
+                colours = [_COLOURS[number % 8] for number in numbers[rows]]
+                marker = _MARKERS[first // 8 % 8]
+                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, color=colours, marker=marker)
             for number, name in enumerate(names.tolist()):
-                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_mark(number))
+                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_MARKS[number % 64])
             ax.set(title=title, xticks=[], yticks=[])
             if k % 2:
                 _legend(ax, len(names), fontsize="small")

@@ -248,8 +248,8 @@ class _DomainScorer:
     def _of_classes(self, answers: Array, classes: list[Any]) -> tuple[Array, Params]:
         """Answers and arguments for the metric; with two classes, answers for the positive one, as `make_scorer` has it."""
         parameters = list(inspect.signature(self.metric).parameters.values())[2:]
-        defaults = {p.name: None if p.default is p.empty else p.default for p in parameters}
-        given, kwargs = {**defaults, **self.kwargs}, dict(self.kwargs)
+        given = {p.name: None if p.default is p.empty else p.default for p in parameters} | self.kwargs
+        kwargs = dict(self.kwargs)
         if "labels" in given and given["labels"] is None:  # a domain may lack a class
             kwargs["labels"] = classes
         if len(classes) == 2:

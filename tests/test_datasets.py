@@ -488,10 +488,8 @@ def test_synthetic_texts_are_seeded_and_checked():
     for one, other in zip(a, b):
         np.testing.assert_array_equal(one, other)
     assert (a[0] != c[0]).any()
-    assert (
-        len(datasets.make_multi_domain_texts(1, 1, 2, n_class_words=1, n_domain_words=0, n_filler_words=0)[0][0]) == 4
-    )
-    sizes = ({"n_samples": 0}, {"n_domains": 1.5}, {"n_classes": 1}, {"n_filler_words": -1}, {"n_class_words": True})
+    assert len(datasets.make_multi_domain_texts(1, 1, 2, n_words=1)[0][0].split()) == 3
+    sizes = ({"n_samples": 0}, {"n_domains": 1.5}, {"n_classes": 1}, {"n_words": 0}, {"n_words": True})
     for bad in sizes:
         with pytest.raises(ValueError, match=f"{next(iter(bad))}=.*expected an int of"):
             datasets.make_multi_domain_texts(**bad)

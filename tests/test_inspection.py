@@ -254,7 +254,7 @@ def test_every_term_of_the_history_is_drawn(pyplot):
     history = [{"stage": "meta", "epoch": e, "label_loss": 1 / e, "mean_distance": -e, **rest} for e in (1, 2)]
     display = TrainingHistoryDisplay(history).plot()
     assert display.ax_.get_legend_handles_labels()[1] == ["label loss", "mean distance"]
-    assert display.ax_.get_ylim()[0] == -2  # what is below 0 is seen
+    assert display.ax_.get_ylim()[0] < -2  # what is below 0 is seen
 
 
 def test_history_without_stage_3(unadapted, pyplot):

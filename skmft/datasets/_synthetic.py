@@ -17,9 +17,7 @@ def make_multi_domain_texts(
     n_classes: int = 2,
     *,
     domain_shift: float = 0.5,
-    n_class_words: int = 4,
-    n_domain_words: int = 4,
-    n_filler_words: int = 4,
+    n_words: int = 4,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[Array, Array, Array]:
     """Make texts of pseudo-words in several domains, with a known shift between them.
@@ -37,7 +35,7 @@ def make_multi_domain_texts(
         How many "domain 0", "domain 1", ... and "class 0", "class 1", ... there are.
     domain_shift : float, default=0.5
         Expected share of class words, from 0 to 1, that other domains do not teach.
-    n_class_words, n_domain_words, n_filler_words : int, default=4
+    n_words : int, default=4
         Number of words of each kind in a text.
     random_state : int, RandomState instance or None, default=None
         Draws the words and the order of the rows.
@@ -60,8 +58,7 @@ def make_multi_domain_texts(
     [('domain 0', 'class 0'), ('domain 0', 'class 1'), ('domain 1', 'class 0'), ('domain 1', 'class 1')]
     """
     sizes = {"n_samples": (n_samples, 1), "n_domains": (n_domains, 1), "n_classes": (n_classes, 2)}
-    sizes |= {"n_class_words": (n_class_words, 0), "n_domain_words": (n_domain_words, 0)}
-    for name, (size, least) in (sizes | {"n_filler_words": (n_filler_words, 0)}).items():
+    for name, (size, least) in (sizes | {"n_words": (n_words, 1)}).items():
         if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
             raise ValueError(f"{name}={size!r}; expected an int of {least} or more.")
     if isinstance(domain_shift, bool) or not isinstance(domain_shift, Real) or not 0 <= domain_shift <= 1:
@@ -75,10 +72,10 @@ def make_multi_domain_texts(
     rows = []
     for i in rng.permutation(n_samples):
         c, d = i % n_classes, i // n_classes % n_domains
-        own = rng.random_sample(n_class_words) < domain_shift
+        own = rng.random_sample(n_words) < domain_shift
         text = [(of_both[d * n_classes + c] if o else of_class[c])[rng.randint(_LEXICON)] for o in own]
-        text += [of_domain[d][j] for j in rng.randint(_LEXICON, size=n_domain_words)]
-        text += [filler[j] for j in rng.randint(_LEXICON, size=n_filler_words)]
+        text += [of_domain[d][j] for j in rng.randint(_LEXICON, size=n_words)]
+        text += [filler[j] for j in rng.randint(_LEXICON, size=n_words)]
         rows.append((" ".join(text[j] for j in rng.permutation(len(text))), f"class {c}", f"domain {d}"))
     X, y, domains = (np.array(column, dtype=object) for column in zip(*rows))
     return X, y, domains
