@@ -158,13 +158,16 @@ def domain_report(
         columns["log loss"] = scores_by_domain(loss, y, domains, sample_weight, y_proba=proba)
     sizes, scores = scores_by_domain(len, y, domains), pd.DataFrame(columns)
     least, most = scores.min(), scores.max()
-    worst, mean = least.where(scores.columns != "log loss", most), {"support": len(np.asarray(y)), **scores.mean()}
-    lines: list[tuple[Name, dict]]
-    lines = [(name, {"support": int(sizes[name]), **line}) for name, line in scores.to_dict("index").items()]
-    lines += [("", {}), ("macro", mean), ("worst", worst.to_dict()), ("gap", (most - least).to_dict())]
+    worst = least.where(scores.columns != "log loss", most)
+    mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
+    names = [*sizes, "", "macro", "worst", "gap"]
+    lines: list[dict] = [
+        {"support": int(size), **line} for size, line in zip(sizes.values(), scores.to_dict("records"))
+    ]
+    lines += [{}, mean, worst.to_dict(), (most - least).to_dict()]
     if output_dict:
-        return {name: line for name, line in lines if line}
-    table = pd.DataFrame([line for _, line in lines], index=[str(name) for name, _ in lines])
+        return {name: line for name, line in zip(names, lines) if line}
+    table = pd.DataFrame(lines, index=list(map(str, names)))
     table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
     text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
     return "\n".join(line.rstrip() for line in text.splitlines())

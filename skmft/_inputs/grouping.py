@@ -35,13 +35,7 @@ def check_lengths(of: str, n_rows: int, **arrays: Values) -> None:
 
 
 def check_domains(domains: Domains, of: str, n_rows: int, name: str = "domains") -> Array:
-    """Domain of every row, shape (n_rows,).
-
-    Raises
-    ------
-    ValueError
-        If domains are of another shape, a row has none, or they are of several types, which could be taken for one another.
-    """
+    """Domain of every row, shape (n_rows,). A ValueError where one has none, or two types could be taken for one another."""
     values = as_given(domains)
     if values.shape != (n_rows,):
         raise ValueError(f"{name} has shape {values.shape}, but {of} has {n_rows} rows; expected ({n_rows},).")

@@ -92,7 +92,7 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 
 def load(
     folder: str,
-    subsets: Mapping[str, Sequence[str]],
+    subsets: Mapping[str, Sequence[str]],  # and their domains
     read: Reader,
     data_home: Home,
     subset: str,
@@ -100,10 +100,7 @@ def load(
     return_X_y_domains: bool,
     instead: str = "",
 ) -> Answer:
-    """What a loader answers: rows that `read` finds in the archive, or in the file that may stand `instead` of it.
-
-    `subsets` has the domains of each.
-    """
+    """What a loader answers: rows that `read` finds in the archive, or in the file that may stand `instead` of it."""
     if subset not in subsets:
         raise ValueError(f"subset={subset!r}; expected " + " or ".join(map(repr, subsets)) + ".")
     if domains is not None:
@@ -114,9 +111,8 @@ def load(
     try:
         columns, rows, about = read(path, subset, domains)
     except _DAMAGED as error:
-        raise ValueError(
-            f"{path} cannot be used ({type(error).__name__}: {error}); delete it and get it again."
-        ) from error
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} cannot be used ({why}); delete it and get it again.") from error
     names, cells = columns.split(), list(zip(*rows))
     arrays = {k: np.array(v, dtype=float if k == "ratings" else object) for k, v in zip(names, cells)}
     n_texts = names.index("target")
@@ -133,11 +129,7 @@ def load(
 
 
 def _find_or_fetch(folder: str, data_home: Home, instead: str) -> Path:
-    """The local copy of an archive, or the file that may stand `instead` of it; else the archive, downloaded by pooch.
-
-    Downloads go to the last home. Local copies are looked for here because pooch knows one home only, and would overwrite
-    a copy with another hash.
-    """
+    """The local copy, which pooch, knowing one home only, would overwrite; else the archive, downloaded to the last home."""
     source = SOURCES[folder]
     homes = [Path(data_home)] if data_home is not None else [pooch.os_cache("skmft")]
     if data_home is None and (given := os.environ.get("SKMFT_DATA_HOME")):
