@@ -58,7 +58,7 @@ def main() -> None:
 
     baselines = {"words, pooled": words.predict(X[test])}
     displays = {
-        "typicality": TypicalityDisplay.from_predictions(clf.typicality_, y[train], d[train]),
+        "typicality": TypicalityDisplay(clf.typicality_, y[train], d[train]).plot(),
         "scores": DomainScoresDisplay.from_estimator(clf, X[test], y[test], d[test], baselines=baselines),
         "history": TrainingHistoryDisplay.from_estimator(clf),
         "embeddings": EmbeddingDisplay.from_estimator(clf, X[test], y[test], d[test]),

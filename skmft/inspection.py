@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any, Self
 
 import numpy as np
@@ -11,39 +12,33 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score
 
-from ._inputs.grouping import check_lengths, rows_by_domain
-from ._inputs.texts import column_names, order_columns, read_texts
-from ._typing import Array, Axes, Estimator, Params, Texts
+from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
+from ._inputs.texts import order_columns, read_texts
+from ._typing import Array, Axes, Domains, Estimator, Labels, Texts
 
 __all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
 __all__ += ["explain_typicality"]
 
+Metric = Callable[..., float]
+
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
-_LEGEND_ROWS = 16  # names in one column of a legend
-
-
-def _mark(number: int) -> Params:
-    """Colour and marker of the class or domain of this number: 64 pairs, which then come again."""
-    return {"color": _COLOURS[number % 8], "marker": _MARKERS[number // 8 % 8]}
-
-
-def _legend_columns(n_names: int) -> int:
-    return max(1, -(-n_names // _LEGEND_ROWS))
+_MARKS = [{"color": colour, "marker": marker} for marker in _MARKERS for colour in _COLOURS]  # by number of the name
+_BOXES = {"orientation": "horizontal", "widths": 0.8, "patch_artist": True, "flierprops": {"markersize": 3}}
+_BOXES["medianprops"] = {"color": "black"}
+_NO_TERMS = "stage domain epochs epoch learning_rate seconds".split()  # all else in a history is a recipe's term
 
 
 def _legend(ax: Axes, n_names: int = 1, **more: object) -> None:
     """Put the legend to the right of the axes."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=_legend_columns(n_names), **more)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, ncols=ceil(n_names / 16), **more)
 
 
-def _without_domains(clf: Estimator, X: Texts) -> Texts:
-    """X without the column that the estimator reads domains from, which are then given apart from it."""
-    columns = column_names(X)
-    if columns is None or clf.domain_column is None:
-        return X
-    return order_columns(X, [name for name in columns if name != clf.domain_column], None)
+def _read(clf: Estimator, X: Texts) -> tuple[Sequence, Array | None]:
+    """Texts or pairs of X, and the domains in its column."""
+    X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
+    return read_texts(X, clf.domain_column)[:2]
 
 
 class _Display:
@@ -76,11 +71,11 @@ class _Display:
         axes = np.ravel(ax)
         if len(axes) != n:
             raise ValueError(f"ax has {len(axes)} axes; expected {n}, for {', '.join(self._panels)}.")
-        self._draw(axes)
+        self._draw(*axes)
         self.axes_, self.ax_, self.figure_ = axes, axes[0], axes[0].figure
         return self
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         raise NotImplementedError
 
 
@@ -90,6 +85,7 @@ class TypicalityDisplay(_Display):
     Parameters
     ----------
     typicality, y, domains : array-like, shape (n_samples,)
+        For example ``clf.typicality_``, and the training rows' classes and domains.
 
     Examples
     --------
@@ -112,7 +108,7 @@ class TypicalityDisplay(_Display):
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
     @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
         """Score rows against the fitted prototypes (``clf.typicality``) and draw them.
 
         Parameters
@@ -121,46 +117,22 @@ class TypicalityDisplay(_Display):
             With ``typicality_weighting=True``.
         X, y, domains : as in `MetaFineTunedClassifier.fit`
             `domains` is an array, even if X has a domain column.
-        ax : matplotlib axes, default=None
+        ax : as in `plot`
 
         Returns
         -------
         TypicalityDisplay
         """
-        return cls(clf.typicality(_without_domains(clf, X), y, domains), y, domains).plot(ax)
+        return cls(clf.typicality(_read(clf, X)[0], y, domains), y, domains).plot(ax)
 
-    @classmethod
-    def from_predictions(cls, typicality: ArrayLike, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
-        """Draw known typicalities, such as ``clf.typicality_`` of the training rows.
-
-        Parameters
-        ----------
-        typicality, y, domains : array-like, shape (n_samples,)
-        ax : matplotlib axes, default=None
-
-        Returns
-        -------
-        TypicalityDisplay
-        """
-        return cls(typicality, y, domains).plot(ax)
-
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         [ax], n = axes, len(self.classes)
         first = np.arange(len(self.domains)) * (n + 0.6)  # place of every domain's first box
         for j, label in enumerate(self.classes):
-            boxes = {place: self.groups[domain, label] for place, domain in zip(first + j, self.domains)}
-            boxes = {place: values for place, values in boxes.items() if len(values)}
-            ax.boxplot(
-                list(boxes.values()),
-                positions=list(boxes),
-                orientation="horizontal",
-                widths=0.8,
-                patch_artist=True,
-                boxprops={"facecolor": _COLOURS[j % 8], "alpha": 0.8},
-                medianprops={"color": "black"},
-                flierprops={"markersize": 3},
-                label=str(label),
-            )
+            there = [k for k, domain in enumerate(self.domains) if len(self.groups[domain, label])]
+            groups = [self.groups[self.domains[k], label] for k in there]
+            fill = {"facecolor": _COLOURS[j % 8], "alpha": 0.8}
+            ax.boxplot(groups, positions=first[there] + j, label=str(label), boxprops=fill, **_BOXES)
         ax.set_yticks(first + (n - 1) / 2, [str(domain) for domain in self.domains])
         ax.yaxis.set_inverted(True)
         ax.set_xlabel("typicality")
@@ -195,75 +167,53 @@ class DomainScoresDisplay(_Display):
 
     @classmethod
     def from_estimator(
-        cls,
-        clf: Estimator,
-        X: Texts,
-        y: ArrayLike,
-        domains: ArrayLike,
-        *,
-        baselines: Mapping[str, Any] | None = None,
-        ax: Axes = None,
+        cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, baselines: Mapping | None = None, ax: Axes = None
     ) -> Self:
         """Draw the accuracy of the meta-learner, of the adapted models, and of baselines.
 
         Parameters
         ----------
-        clf : fitted MetaFineTunedClassifier
-        X, y, domains : as in `MetaFineTunedClassifier.fit`
-            `domains` is an array, even if X has a domain column.
+        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
         baselines : mapping of str to array-like, default=None
             Predictions of other models for the same rows.
-        ax : matplotlib axes, default=None
 
         Returns
         -------
         DomainScoresDisplay
         """
-        texts = _without_domains(clf, X)
+        texts, _ = _read(clf, X)
         predictions = dict(baselines or {})
-        for name, told in (("meta-learner", np.full(len(X), None)), ("adapted", domains)):
+        for name, told in (("meta-learner", np.full(len(texts), None)), ("adapted", domains)):
             predictions[name] = clf.predict(texts, domains=told)
         return cls.from_predictions(y, predictions, domains, ax=ax)
 
     @classmethod
     def from_predictions(
-        cls,
-        y: ArrayLike,
-        predictions: Mapping[str, ArrayLike],
-        domains: ArrayLike,
-        *,
-        metric: Any = accuracy_score,
-        metric_name: str = "accuracy",
-        ax: Axes = None,
+        cls, y: Labels, predictions: Mapping, domains: Domains, *, metric: Metric = accuracy_score, ax: Axes = None
     ) -> Self:
         """Score the predictions of several models in every domain, and draw the scores.
 
         Parameters
         ----------
-        y : array-like, shape (n_samples,)
-            True labels.
+        y, domains : array-like, shape (n_samples,)
         predictions : mapping of str to array-like, shape (n_samples,)
             What every model predicts, by its name.
-        domains : array-like, shape (n_samples,)
         metric : callable, default=accuracy_score
-            ``metric(y, y_pred)``, called for every domain.
-        metric_name : str, default="accuracy"
-        ax : matplotlib axes, default=None
+            ``metric(y, y_pred)``, called for every domain; its name is the axis's label.
+        ax : as in `plot`
 
         Returns
         -------
         DomainScoresDisplay
         """
-        labels = np.asarray(y)
-        check_lengths("y", len(labels), **{f"predictions[{name!r}]": values for name, values in predictions.items()})
-        rows_of = rows_by_domain(domains, "y", len(labels))
         scores = {
-            name: {domain: float(metric(labels[rows], np.asarray(values)[rows])) for domain, rows in rows_of.items()}
+            name: scores_by_domain(metric, y, domains, **{f"predictions[{name!r}]": values})
             for name, values in predictions.items()
         }
-        return cls(pd.DataFrame(scores), metric_name).plot(ax)
+        name = getattr(metric, "__name__", "score").removesuffix("_score").replace("_", " ")
+        return cls(pd.DataFrame(scores), name).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         [ax], places = axes, np.arange(len(self.scores))
         ax.hlines(places, self.scores.min(axis=1), self.scores.max(axis=1), color="#dddddd", linewidth=3, zorder=1)
         for j, name in enumerate(self.scores):
@@ -277,12 +227,12 @@ class DomainScoresDisplay(_Display):
 
 
 class TrainingHistoryDisplay(_Display):
-    """Losses by epoch: those of stage 2 in one panel; those of stage 3, if there was one, in another with its own scale.
+    """The recipe's terms by epoch: those of stage 2 in one panel, those of stage 3, if there was one, in another.
 
     Parameters
     ----------
     history : list of dict
-        ``clf.history_``, of which every number whose name ends in ``_loss`` is drawn.
+        ``clf.history_``, of which every term is drawn whose name does not end in ``_accuracy``.
 
     Examples
     --------
@@ -296,16 +246,16 @@ class TrainingHistoryDisplay(_Display):
         self.curves: dict[str, list[float]] = {}
         for entry in history:
             who = "meta-learner" if entry["stage"] == "meta" else str(entry.get("domain"))
-            for key in (key for key in entry if key.endswith("_loss")):
-                name = f"{who}: {key.replace('_', ' ')}"
+            for term in (key for key in entry if key not in _NO_TERMS and not key.endswith("_accuracy")):
+                name = f"{who}: {term.replace('_', ' ')}"
                 if entry.get("epoch") == 1:
                     self.curves[name] = []  # adapted again: the last time counts
-                self.curves.setdefault(name, []).append(entry[key])
+                self.curves.setdefault(name, []).append(entry[term])
         self._meta = [name for name in self.curves if name.startswith("meta-learner: ")]
         self._adapted = [name for name in self.curves if name not in self._meta]
         self._panels, self._size = ("stage 2",), (5, 4)
         if self._adapted:
-            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * _legend_columns(len(self._adapted)), 4)
+            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * ceil(len(self._adapted) / 16), 4)
 
     @classmethod
     def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
@@ -314,8 +264,7 @@ class TrainingHistoryDisplay(_Display):
         Parameters
         ----------
         clf : fitted MetaFineTunedClassifier
-        ax : matplotlib axes, or array of 2 of them, default=None
-            Axes of stage 2, and of stage 3 if there was one. None makes a new figure.
+        ax : as in `plot`
 
         Returns
         -------
@@ -323,19 +272,17 @@ class TrainingHistoryDisplay(_Display):
         """
         return cls(clf.history_).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        for number, (ax, names) in enumerate(zip(axes, (self._meta, self._adapted))):
+    def _draw(self, *axes: Axes) -> None:
+        for ax, stage, names in zip(axes, self._panels, (self._meta, self._adapted)):
             for j, name in enumerate(names):
-                who, loss = name.rsplit(": ", 1)
-                label = who if number else loss
-                style = {"linestyle": "-" if number else ["-", "--", ":", "-."][j % 4], "markersize": 4, **_mark(j)}
+                label = name.removeprefix("meta-learner: ").removesuffix(": label loss")
+                style = {"linestyle": ["-", "--", ":", "-."][j % 4] if names is self._meta else "-", **_MARKS[j % 64]}
                 epochs = np.arange(len(self.curves[name])) + 1
-                ax.plot(epochs, self.curves[name], label=label, linewidth=1, **style)
-            ax.set(xlabel=f"epoch of {self._panels[number]}", ylabel="loss")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_ylim(bottom=0)
+                ax.plot(epochs, self.curves[name], label=label, linewidth=1, markersize=4, **style)
+            ax.set(xlabel=f"epoch of {stage}", ylabel="loss")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            if all(value >= 0 for name in names for value in self.curves[name]):
+                ax.set_ylim(bottom=0)
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize="small")
         if self._adapted:
             _legend(axes[1], len(self._adapted), title="domain", fontsize="small")
@@ -368,23 +315,18 @@ class EmbeddingDisplay(_Display):
 
     def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
         self.y, self.domains = np.asarray(y), np.asarray(domains)
-        check_lengths("before", len(np.asarray(before)), after=after, y=self.y, domains=self.domains)
-        self.before, self.after = (
-            np.asarray(PCA(2, random_state=0).fit_transform(np.asarray(embeddings))) for embeddings in (before, after)
-        )
+        check_lengths("before", np.shape(before)[0], after=after, y=self.y, domains=self.domains)
+        self.before, self.after = (np.asarray(PCA(2, random_state=0).fit_transform(E)) for E in (before, after))
         most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
-        self._size = 8.5 + 1.5 * _legend_columns(most), 8
+        self._size = 8.5 + 1.5 * ceil(most / 16), 8
 
     @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike, *, ax: Axes = None) -> Self:
+    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
         """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
 
         Parameters
         ----------
-        clf : fitted MetaFineTunedClassifier
-        X, y, domains : as in `MetaFineTunedClassifier.fit`
-            `domains` is an array, even if X has a domain column.
-        ax : array of 4 matplotlib axes, default=None
+        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
 
         Returns
         -------
@@ -392,33 +334,32 @@ class EmbeddingDisplay(_Display):
         """
         return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
 
-    def _draw(self, axes: Array) -> None:
+    def _draw(self, *axes: Axes) -> None:
         order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
         for k, (ax, title) in enumerate(zip(axes, self._panels)):
-            names, numbers = np.unique(self.y if k < 2 else self.domains, return_inverse=True)
-            points, numbers = (self.after if k % 2 else self.before)[order], numbers[order]
+            names, numbers = np.unique((self.y if k < 2 else self.domains)[order], return_inverse=True)
+            points = (self.after if k % 2 else self.before)[order]
             for first in range(0, len(names), 8):  # names that share a marker
                 rows = numbers // 8 == first // 8
                 colours = [_COLOURS[number % 8] for number in numbers[rows]]
-                marker = _mark(first)["marker"]
-                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, marker=marker, c=colours)
+                marker = _MARKERS[first // 8 % 8]
+                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, color=colours, marker=marker)
             for number, name in enumerate(names.tolist()):
-                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_mark(number))
+                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_MARKS[number % 64])
             ax.set(title=title, xticks=[], yticks=[])
             if k % 2:
                 _legend(ax, len(names), fontsize="small")
 
 
-def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> pd.DataFrame:
+def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
     A row that is nearer to a prototype of another class than to any of its own may be mislabelled.
 
     Parameters
     ----------
-    clf : fitted MetaFineTunedClassifier
-        With ``typicality_weighting=True``.
-    X, y, domains : as in `MetaFineTunedClassifier.fit`
+    clf, X, y, domains : as in `TypicalityDisplay.from_estimator`
+        A domain column in X is read in place of `domains`.
 
     Returns
     -------
@@ -427,12 +368,11 @@ def explain_typicality(clf: Estimator, X: Texts, y: ArrayLike, domains: ArrayLik
         of the nearest prototype of the row's class, and its ``own_similarity`` (cosine); ``foreign_prototype`` and
         ``foreign_similarity``, of the nearest prototype of another class.
     """
-    X = order_columns(X, getattr(clf, "feature_names_in_", None), clf.domain_column)
-    texts, column, _ = read_texts(X, clf.domain_column)
+    texts, column = _read(clf, X)
     labels, names = np.asarray(y), domains if column is None else column
-    typicality = clf.typicality(X, y, domains if column is None else None)
+    typicality = clf.typicality(texts, y, names)
     columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
-    embeddings = clf.transform(X, pretrained=True)
+    embeddings = clf.transform(texts, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))
     cosine = np.einsum("nh,kmph->nkmp", embeddings, prototypes)

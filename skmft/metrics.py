@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,29 +21,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from ._inputs.grouping import check_domains, check_lengths, column_of, rows_by_domain
-from ._typing import Array, Domains, Estimator, Labels, Name, Params, Texts, Values
+from ._inputs.grouping import check_domains, column_of, scores_by_domain
+from ._typing import Array, Estimator, Name, Params, Texts
 
-__all__ = ["DomainScorer", "domain_invariance_score", "domain_report", "macro_domain_score"]
-__all__ += ["make_domain_scorer", "worst_domain_score"]
+__all__ = ["domain_invariance_score", "domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
-
-
-def _by_domain(domains: ArrayLike, **arrays: object) -> dict[Name, dict[str, Array]]:
-    """Every domain's part of `y` and the other arrays, by their names; those that are None are left out."""
-    given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-    n_rows = len(given["y"])
-    check_lengths("y", n_rows, **given)
-    groups = rows_by_domain(domains, "y", n_rows).items()
-    return {domain: {name: array[rows] for name, array in given.items()} for domain, rows in groups}
-
-
-def _domain_scores(
-    y: Labels, y_pred: Labels, domains: Domains, metric: Metric, sample_weight: Values, kwargs: dict
-) -> list[float]:
-    parts = _by_domain(domains, y=y, y_pred=y_pred, sample_weight=sample_weight).values()
-    return [float(metric(part.pop("y"), part.pop("y_pred"), **part, **kwargs)) for part in parts]
 
 
 def macro_domain_score(
@@ -58,9 +42,8 @@ def macro_domain_score(
 
     Parameters
     ----------
-    y, domains : array-like, shape (n_samples,)
-        True labels, and the domain of every row.
-    y_pred : array-like, shape (n_samples,) or what `metric` takes
+    y, y_pred, domains : array-like, shape (n_samples,)
+        True labels, predictions in a form that `metric` takes, and the domain of every row.
     metric : callable, default=accuracy_score
         ``metric(y, y_pred, **kwargs)``, called for each domain.
     sample_weight : array-like, shape (n_samples,), default=None
@@ -70,7 +53,7 @@ def macro_domain_score(
     Returns
     -------
     float
-        NaN if `metric` is NaN for a domain, as scikit-learn's are where they are undefined (such as ROC AUC of one class).
+        NaN if `metric` is NaN for a domain, as ROC AUC is where there is one class only.
 
     Examples
     --------
@@ -78,7 +61,8 @@ def macro_domain_score(
     >>> macro_domain_score([0, 1, 1, 1], [0, 1, 1, 0], ["books", "books", "books", "dvd"])
     0.5
     """
-    return float(np.mean(_domain_scores(y, y_pred, domains, metric, sample_weight, kwargs)))
+    scores = scores_by_domain(partial(metric, **kwargs), y, domains, sample_weight, y_pred=y_pred)
+    return float(np.mean(list(scores.values())))
 
 
 def worst_domain_score(
@@ -95,8 +79,7 @@ def worst_domain_score(
 
     Parameters
     ----------
-    y, y_pred, domains, metric, sample_weight, **kwargs
-        As in `macro_domain_score`.
+    y, y_pred, domains, metric, sample_weight, **kwargs : as in `macro_domain_score`
     greater_is_better : bool, default=True
         False for losses: the greatest is the worst.
 
@@ -111,7 +94,7 @@ def worst_domain_score(
     >>> worst_domain_score([0, 1, 1, 1], [0, 1, 1, 0], ["books", "books", "books", "dvd"])
     0.0
     """
-    scores = _domain_scores(y, y_pred, domains, metric, sample_weight, kwargs)
+    scores = list(scores_by_domain(partial(metric, **kwargs), y, domains, sample_weight, y_pred=y_pred).values())
     return float(np.min(scores) if greater_is_better else np.max(scores))  # unlike min(), NaN if any is NaN
 
 
@@ -130,13 +113,11 @@ def domain_report(
 
     Parameters
     ----------
-    y, y_pred, domains : array-like, shape (n_samples,)
-        True and predicted labels, and the domain of every row.
+    y, y_pred, domains, sample_weight : as in `macro_domain_score`
     y_proba : array-like, shape (n_samples, n_classes), default=None
         Predicted probabilities, for the log loss.
     labels : array-like, shape (n_classes,), default=None
         The classes in the order of the columns of `y_proba`; by default the sorted classes of `y`.
-    sample_weight : array-like, shape (n_samples,), default=None
     digits : int, default=2
         Decimals in the text.
     output_dict : bool, default=False
@@ -153,46 +134,43 @@ def domain_report(
     >>> from skmft.metrics import domain_report
     >>> y, y_pred = [0, 1, 0, 1, 0, 1], [0, 1, 0, 1, 1, 1]
     >>> print(domain_report(y, y_pred, ["books"] * 4 + ["dvd"] * 2))
-           support  accuracy  macro F1
-    books        4      1.00      1.00
-    dvd          2      0.50      0.33
+          support  accuracy  macro F1
+    books       4      1.00      1.00
+    dvd         2      0.50      0.33
     <BLANKLINE>
-    macro        6      0.75      0.67
-    worst               0.50      0.33
-    gap                 0.50      0.67
+    macro       6      0.75      0.67
+    worst              0.50      0.33
+    gap                0.50      0.67
     """
     classes = np.unique(np.asarray(y)) if labels is None else np.asarray(labels)
-    if y_proba is not None and np.shape(y_proba)[1:] != classes.shape:
-        raise ValueError(
-            f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
-        )
-    order = np.argsort(classes)  # in which log_loss takes the columns
-    lines: list[tuple[Any, dict[Name, Any]]] = []
-    for domain, part in _by_domain(domains, y=y, y_pred=y_pred, y_proba=y_proba, sample_weight=sample_weight).items():
-        true, predicted, weight = part["y"], part["y_pred"], part.get("sample_weight")
-        line = {
-            "support": len(true),
-            "accuracy": float(accuracy_score(true, predicted, sample_weight=weight)),
-            "macro F1": float(f1_score(true, predicted, average="macro", sample_weight=weight)),
-        }
-        if y_proba is not None:
-            proba = part["y_proba"][:, order]
-            line["log loss"] = float(log_loss(true, proba, labels=classes[order], sample_weight=weight))
-        lines.append((domain, line))
-    scores = pd.DataFrame([line for _, line in lines]).drop(columns="support")
+    macro_f1 = partial(f1_score, average="macro")
+    columns = {
+        "accuracy": scores_by_domain(accuracy_score, y, domains, sample_weight, y_pred=y_pred),
+        "macro F1": scores_by_domain(macro_f1, y, domains, sample_weight, y_pred=y_pred),
+    }
+    if y_proba is not None:
+        if np.shape(y_proba)[1:] != classes.shape:
+            raise ValueError(
+                f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
+            )
+        order = np.argsort(classes)  # in which log_loss takes the columns
+        loss, proba = partial(log_loss, labels=classes[order]), np.asarray(y_proba)[:, order]
+        columns["log loss"] = scores_by_domain(loss, y, domains, sample_weight, y_proba=proba)
+    sizes, scores = scores_by_domain(len, y, domains), pd.DataFrame(columns)
     least, most = scores.min(), scores.max()
     worst = least.where(scores.columns != "log loss", most)
-    mean = {"support": sum(line["support"] for _, line in lines), **scores.mean().to_dict()}
-    lines += [("", {}), ("macro", mean), ("worst", worst.to_dict()), ("gap", (most - least).to_dict())]
+    mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
+    names = [*sizes, "", "macro", "worst", "gap"]
+    lines: list[dict] = [
+        {"support": int(size), **line} for size, line in zip(sizes.values(), scores.to_dict("records"))
+    ]
+    lines += [{}, mean, worst.to_dict(), (most - least).to_dict()]
     if output_dict:
-        return {name: line for name, line in lines if line}
-    width, columns = max(len(str(name)) for name, _ in lines), {c: len(c) + 2 for c in lines[0][1]}
-    text = [" " * width + "".join(f"{c:>{n}}" for c, n in columns.items())]
-    for name, line in lines:
-        decimals = {c: 0 if c == "support" else digits for c in columns}
-        cells = [f"{line[c]:{n}.{decimals[c]}f}" if c in line else " " * n for c, n in columns.items()]
-        text.append(f"{name!s:{width}}" + "".join(cells))
-    return "\n".join(line.rstrip() for line in text)
+        return {name: line for name, line in zip(names, lines) if line}
+    table = pd.DataFrame(lines, index=list(map(str, names)))
+    table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
+    text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _final(estimator: Estimator) -> Any:
@@ -214,15 +192,14 @@ def _answering(estimator: Estimator) -> Iterator[Any]:
         yield from _answering(estimator.steps[-1][1])
         return
     yield estimator
-    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
-    for name, value in params.items():
+    for name, value in estimator.get_params().items() if hasattr(estimator, "get_params") else ():
         if "__" not in name and hasattr(value, "fit") and not isinstance(value, type):
             yield from _answering(value)
 
 
 @dataclass(repr=False, eq=False)
-class DomainScorer:
-    """A scorer that passes domains to the estimator and averages over them; made by `make_domain_scorer`."""
+class _DomainScorer:
+    """What `make_domain_scorer` makes."""
 
     metric: Metric
     average: str
@@ -236,40 +213,11 @@ class DomainScorer:
         return f"make_domain_scorer({name}, average={self.average!r})"
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Request `domains` for scoring.
-
-        Returns
-        -------
-        MetadataRequest
-        """
         request = MetadataRequest(owner=self)
         request.score.add_request(param="domains", alias=True)
         return request
 
     def __call__(self, estimator: BaseEstimator, X: Texts, y: ArrayLike, domains: ArrayLike | None = None) -> float:
-        """Score a fitted estimator.
-
-        Parameters
-        ----------
-        estimator : fitted estimator
-            It gets `domains` where its predictions ask for them. In place of a fitted search, its best estimator does.
-        X : array-like of n_samples rows
-            What the estimator takes.
-        y : array-like, shape (n_samples,)
-        domains : array-like, shape (n_samples,), default=None
-            By default the column `domain_column` of X.
-
-        Returns
-        -------
-        float
-            Greater is better; losses are negated.
-
-        Raises
-        ------
-        ValueError
-            If there are no domains, or they are not as described; if the estimator wraps one that takes domains and does
-            not pass them on, as CalibratedClassifierCV does not; if `pos_label` is not one of the classes.
-        """
         estimator = _final(estimator)
         answering = list(_answering(estimator))
         own = next((c for part in answering if (c := getattr(part, "domain_column", None)) is not None), None)
@@ -285,8 +233,8 @@ class DomainScorer:
                 )
         elif self._takes_domains(estimator):
             passed["domains"] = domains
-        elif column_of(X, own) is None and (taker := next(filter(self._takes_domains, answering), None)) is not None:
-            method, taker = f"{type(answering[0]).__name__}.{self.response_method}", type(taker).__name__
+        elif column_of(X, own) is None and (takers := [*filter(self._takes_domains, answering)]):
+            method, taker = f"{type(answering[0]).__name__}.{self.response_method}", type(takers[0]).__name__
             raise ValueError(
                 f"{self!r} got domains=, but {method} does not pass them on to {taker}, which would answer without them. "
                 f"Keep the domains in a column of X, and set domain_column= of {taker}."
@@ -294,18 +242,17 @@ class DomainScorer:
         answers, kwargs = np.asarray(getattr(estimator, self.response_method)(X, **passed)), self.kwargs
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
-        y = np.asarray(y)
-        check_lengths("y", len(y), **{f"{self.response_method}(X)": answers})
-        groups: Any = [slice(None)] if self.average == "micro" else rows_by_domain(domains, "y", len(y)).values()
-        sign = 1 if self.greater_is_better else -1
-        scores = [sign * self.metric(y[rows], answers[rows], **kwargs) for rows in groups]
-        return float(np.min(scores) if self.average == "worst" else np.mean(scores))
+        groups = np.zeros(len(np.asarray(y))) if self.average == "micro" else domains
+        metric, named = partial(self.metric, **kwargs), {f"{self.response_method}(X)": answers}
+        scores = scores_by_domain(metric, y, groups, **named)
+        signed = np.array(list(scores.values())) * (1 if self.greater_is_better else -1)
+        return float(np.min(signed) if self.average == "worst" else np.mean(signed))
 
     def _of_classes(self, answers: Array, classes: list[Any]) -> tuple[Array, Params]:
         """Answers and arguments for the metric; with two classes, answers for the positive one, as `make_scorer` has it."""
         parameters = list(inspect.signature(self.metric).parameters.values())[2:]
-        defaults = {p.name: None if p.default is p.empty else p.default for p in parameters}
-        given, kwargs = {**defaults, **self.kwargs}, dict(self.kwargs)
+        given = {p.name: None if p.default is p.empty else p.default for p in parameters} | self.kwargs
+        kwargs = dict(self.kwargs)
         if "labels" in given and given["labels"] is None:  # a domain may lack a class
             kwargs["labels"] = classes
         if len(classes) == 2:
@@ -335,10 +282,11 @@ def make_domain_scorer(
     greater_is_better: bool = True,
     domain_column: str | int | None = None,
     **kwargs: object,
-) -> DomainScorer:
+) -> Callable[..., float]:
     """Make a scorer that knows the domains, for ``scoring=`` in searches and cross-validation.
 
-    With metadata routing it requests `domains`; without it, it reads them from a column of X.
+    With metadata routing it requests `domains`; without it, it reads them from a column of X. The estimator, or a search's
+    best one, gets them where its predictions ask for them.
 
     Parameters
     ----------
@@ -359,42 +307,33 @@ def make_domain_scorer(
 
     Returns
     -------
-    DomainScorer
-        ``scorer(estimator, X, y, domains=None)``.
+    callable
+        ``scorer(estimator, X, y, domains=None)``. It raises a ValueError where it finds no domains, or where the estimator
+        wraps one that takes domains and does not pass them on, as CalibratedClassifierCV does not.
 
     Examples
     --------
-    >>> from functools import partial
     >>> from sklearn.metrics import f1_score
     >>> from skmft.metrics import make_domain_scorer
     >>> make_domain_scorer(f1_score, average="worst", pos_label="positive")
     make_domain_scorer(f1_score, average='worst')
-    >>> macro_f1 = make_domain_scorer(partial(f1_score, average="macro"), average="worst")
     """
     if not callable(metric):
         raise ValueError(f"metric={metric!r}; expected a function of (y, y_pred), such as sklearn.metrics.f1_score.")
-    for name, value, known in (
-        ("average", average, ("macro", "worst", "micro")),
-        ("response_method", response_method, ("predict", "predict_proba", "decision_function")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; expected one of {list(known)}.")
-    return DomainScorer(metric, average, response_method, greater_is_better, domain_column, kwargs)
+    if average not in (known := ["macro", "worst", "micro"]):
+        raise ValueError(f"average={average!r}; expected one of {known}.")
+    if response_method not in (known := ["predict", "predict_proba", "decision_function"]):
+        raise ValueError(f"response_method={response_method!r}; expected one of {known}.")
+    return _DomainScorer(metric, average, response_method, greater_is_better, domain_column, kwargs)
 
 
 def domain_invariance_score(
-    embeddings: ArrayLike,
-    domains: ArrayLike,
-    *,
-    cv: int = 5,
-    C: float = 1.0,
-    random_state: int | np.random.RandomState | None = None,
+    embeddings: ArrayLike, domains: ArrayLike, *, cv: int = 5, random_state: int | np.random.RandomState | None = None
 ) -> float:
     """How well a linear probe [1]_ recognises the domain of embeddings: 0 is chance, 1 is always; lower is more invariant.
 
-    The probe is a logistic regression on standardised embeddings. From its balanced accuracy (every domain counts alike) on
-    rows that it was not fitted on, chance (one over the number of domains) is taken off:
-    ``(accuracy - chance) / (1 - chance)``, which is negative if the probe is worse than chance.
+    The probe is a logistic regression on standardised embeddings. Its score is ``(accuracy - chance) / (1 - chance)``, of the
+    balanced accuracy (every domain counts alike) on rows that it was not fitted on, and chance, 1 / number of domains.
 
     Parameters
     ----------
@@ -403,15 +342,13 @@ def domain_invariance_score(
     domains : array-like, shape (n_samples,)
     cv : int, default=5
         Folds, stratified by domain and shuffled.
-    C : float, default=1.0
-        Inverse of the probe's L2 penalty.
     random_state : int, RandomState instance or None, default=None
         Seeds the folds.
 
     Returns
     -------
     float
-        At most 1.
+        At most 1; negative if the probe is worse than chance.
 
     Raises
     ------
@@ -426,13 +363,10 @@ def domain_invariance_score(
     --------
     >>> import numpy as np
     >>> from skmft.metrics import domain_invariance_score
-    >>> rng, d = np.random.default_rng(0), np.repeat(["books", "dvd"], 100)
-    >>> alike = rng.normal(size=(200, 3))
-    >>> apart = alike + np.where(d == "books", 5, -5)[:, None]
-    >>> print(f"{domain_invariance_score(apart, d, random_state=0):.2f}")
-    1.00
-    >>> domain_invariance_score(alike, d, random_state=0) < 0.3
-    True
+    >>> domains = np.repeat(["books", "dvd"], 10)
+    >>> embeddings = np.where(domains == "books", 1, -1)[:, None] + np.random.default_rng(0).normal(0, 0.1, (20, 3))
+    >>> domain_invariance_score(embeddings, domains)
+    1.0
     """
     embeddings = np.asarray(embeddings)
     values = check_domains(domains, "embeddings", len(embeddings))
@@ -442,7 +376,7 @@ def domain_invariance_score(
         raise ValueError(f"All rows are of one domain, {smallest!r}; a probe needs at least two domains.")
     if sizes.min() < cv:
         raise ValueError(f"domain {smallest!r} has {sizes.min()} rows, fewer than cv={cv}; use fewer folds.")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000, class_weight="balanced"))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
     folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
     predicted = cross_val_predict(probe, embeddings, values, cv=folds)
     return float(balanced_accuracy_score(values, predicted, adjusted=True))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import (
-    BaseCrossValidator,
-    LeaveOneGroupOut,
-    ShuffleSplit,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-)
+from sklearn import model_selection as splits
 from sklearn.utils import check_random_state, check_scalar
 
 from ._inputs.grouping import as_given, check_domains, check_lengths, column_of
@@ -39,20 +35,22 @@ class _Cells(NamedTuple):
     names: list[str]  # of every cell
 
 
-class _DomainSplitter(BaseCrossValidator):
+@dataclass(repr=False, eq=False)
+class _DomainSplitter(splits.BaseCrossValidator):
     """What the splitters share: how they are told the domains, and the form of what they give."""
 
     __metadata_request__split = {"domains": True}
-    n_splits: int
-    domain_column: Column
+    n_splits: int = field(init=False)
+    random_state: Seed = field(default=None, kw_only=True)
+    domain_column: Column = field(default=None, kw_only=True)
 
     def get_n_splits(self, X: Texts = None, y: Labels = None, groups: Values = None, domains: Domains = None) -> int:
         """Return the number of splits.
 
         Parameters
         ----------
-        X, y, groups, domains : array-like, default=None
-            As in `split`. Only `LeaveOneDomainOut`, which makes as many splits as there are domains, needs them.
+        X, y, groups, domains : as in `split`
+            Only `LeaveOneDomainOut`, which makes as many splits as there are domains, needs them.
 
         Returns
         -------
@@ -81,20 +79,15 @@ class _DomainSplitter(BaseCrossValidator):
         Raises
         ------
         ValueError
-            If a domain, or a class in a domain, has too few rows to be split (the message names it), a domain or label is
-            missing, domains are of several types, or an argument is not as described.
+            If a domain, or a class in a domain, has too few rows, or an argument is not as described.
         """
-        for train, test in self._draw(self._read(X, y, groups, domains, self._by_class())):
+        for train, test in self._draw(partial(self._read, X, y, groups, domains)):
             yield np.sort(train), np.sort(test)
 
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_splits
 
-    def _by_class(self) -> bool:
-        """Whether a cell is a class in a domain."""
-        return True
-
-    def _draw(self, cells: _Cells) -> Iterator[Split]:
+    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
         raise NotImplementedError
 
     def _read(self, X: Texts, y: Labels, groups: Values, domains: Domains, by_class: bool) -> _Cells:
@@ -108,9 +101,7 @@ class _DomainSplitter(BaseCrossValidator):
                 f" or groups= (otherwise), or name a column of X by domain_column=, which is {self.domain_column!r}{there}."
             )
         if len(given) > 1:
-            raise ValueError(
-                f"Domains were given to {owner} in two ways: {' and '.join(given)}. Leave one of them out."
-            )
+            raise ValueError(f"{owner} got domains in two ways: {' and '.join(given)}. Leave one of them out.")
         [(name, values)] = given.items()
         n_rows = len(values) if X is None else X.shape[0] if hasattr(X, "shape") else len(X)
         domain_names, domain = np.unique(check_domains(values, "X", n_rows, name), return_inverse=True)
@@ -121,9 +112,7 @@ class _DomainSplitter(BaseCrossValidator):
             raise ValueError(f"{owner} splits by class, but y is None. Pass the labels as y.")
         check_lengths("X", n_rows, y=y)
         if (without := pd.isna(as_given(y))).any():
-            raise ValueError(
-                f"y: row {int(without.argmax())} has no label, but {owner} splits by class. Leave such rows out."
-            )
+            raise ValueError(f"y: row {int(without.argmax())} has no label, but {owner} splits by class. Leave it out.")
         classes, label = np.unique(np.asarray(y), return_inverse=True)
         present, cell = np.unique(domain * len(classes) + label, return_inverse=True)
         pairs = [divmod(number, len(classes)) for number in present.tolist()]
@@ -133,17 +122,17 @@ class _DomainSplitter(BaseCrossValidator):
 
 def _stratified(cells: _Cells, n_splits: int, test_size: Any, train_size: Any, random_state: Any) -> Iterator[Split]:
     """Scikit-learn's stratified splits of the cells, none of which may be missing on a side: scores would not show it."""
-    [sides] = ShuffleSplit(1, test_size=test_size, train_size=train_size, random_state=0).split(cells.cell)
+    [sides] = splits.ShuffleSplit(1, test_size=test_size, train_size=train_size, random_state=0).split(cells.cell)
     n_train, n_test = map(len, sides)
-    splitter = StratifiedShuffleSplit(n_splits, test_size=n_test, train_size=n_train, random_state=random_state)
+    splitter = splits.StratifiedShuffleSplit(n_splits, test_size=n_test, train_size=n_train, random_state=random_state)
 
     def check(side: str, present: NDArray[np.bool_]) -> None:
         if not present.all():
-            smallest = min(np.flatnonzero(~present), key=lambda cell: cells.sizes[cell])
+            size, name = min((cells.sizes[cell], cells.names[cell]) for cell in np.flatnonzero(~present))
             asked = f"test_size={test_size!r}" + ("" if train_size is None else f" and train_size={train_size!r}")
             raise ValueError(
-                f"{cells.names[smallest]} has too few rows ({cells.sizes[smallest]}) for {asked} to put one of them on the "
-                f"{side} side. Ask for a larger {side} side, or leave these rows out."
+                f"{name} has too few rows ({size}) for {asked} to put one of them on the {side} side. Ask for a larger "
+                f"{side} side, or leave these rows out."
             )
 
     for side, n_rows in (("test", n_test), ("training", n_train)):
@@ -154,6 +143,7 @@ def _stratified(cells: _Cells, n_splits: int, test_size: Any, train_size: Any, r
         yield train, test
 
 
+@dataclass(repr=False, eq=False)
 class DomainStratifiedKFold(_DomainSplitter):
     """K folds, each with its share of every class of every domain.
 
@@ -164,12 +154,12 @@ class DomainStratifiedKFold(_DomainSplitter):
     ----------
     n_splits : int, default=5
         Folds; at least 2.
-    shuffle : bool, default=False
-        Whether the rows of every class in every domain are shuffled first.
     random_state : int, RandomState instance or None, default=None
-        Seeds the shuffling; None without it.
+        Seeds what is drawn; None if nothing is.
     domain_column : str or int, default=None
         Column of X, a DataFrame or another table, that holds the domain.
+    shuffle : bool, default=False
+        Whether the rows of every class in every domain are shuffled first.
 
     Examples
     --------
@@ -184,23 +174,22 @@ class DomainStratifiedKFold(_DomainSplitter):
     [ 6  7 14 15] ['books' 'books' 'kitchen' 'kitchen']
     """
 
-    def __init__(
-        self, n_splits: int = 5, *, shuffle: bool = False, random_state: Seed = None, domain_column: Column = None
-    ) -> None:
-        self.n_splits, self.shuffle = n_splits, shuffle
-        self.random_state, self.domain_column = random_state, domain_column
+    n_splits: int = 5
+    _: KW_ONLY
+    shuffle: bool = False
 
-    def _draw(self, cells: _Cells) -> Iterator[Split]:
-        folds = StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
-        smallest = cells.sizes.argmin()
-        if cells.sizes[smallest] < self.n_splits:
+    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
+        cells = read(by_class=True)
+        folds = splits.StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
+        size, name = min(zip(cells.sizes, cells.names))
+        if size < self.n_splits:
             raise ValueError(
-                f"{cells.names[smallest]} has {cells.sizes[smallest]} rows, fewer than n_splits={self.n_splits}. Use fewer "
-                "folds, or leave these rows out."
+                f"{name} has {size} rows, fewer than n_splits={self.n_splits}; use fewer, or leave it out."
             )
         yield from folds.split(cells.cell, cells.cell)
 
 
+@dataclass(repr=False, eq=False)
 class DomainStratifiedShuffleSplit(_DomainSplitter):
     """Random splits with every class of every domain in proportion on both sides.
 
@@ -210,13 +199,11 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
     Parameters
     ----------
     n_splits : int, default=10
+    random_state, domain_column : as in `DomainStratifiedKFold`
     test_size : float or int, default=0.25
         Share, or number, of rows on the test side.
     train_size : float or int, default=None
         Share, or number, of rows on the training side; None takes all others.
-    random_state : int, RandomState instance or None, default=None
-    domain_column : str or int, default=None
-        Column of X, a DataFrame or another table, that holds the domain.
 
     Examples
     --------
@@ -229,39 +216,29 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
     [('books', 0), ('books', 1), ('kitchen', 0), ('kitchen', 1)]
     """
 
-    def __init__(
-        self,
-        n_splits: int = 10,
-        *,
-        test_size: float = 0.25,
-        train_size: float | None = None,
-        random_state: Seed = None,
-        domain_column: Column = None,
-    ) -> None:
-        self.n_splits, self.test_size, self.train_size = n_splits, test_size, train_size
-        self.random_state, self.domain_column = random_state, domain_column
+    n_splits: int = 10
+    _: KW_ONLY
+    test_size: float = 0.25
+    train_size: float | None = None
 
-    def _draw(self, cells: _Cells) -> Iterator[Split]:
-        return _stratified(cells, self.n_splits, self.test_size, self.train_size, self.random_state)
+    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
+        return _stratified(read(by_class=True), self.n_splits, self.test_size, self.train_size, self.random_state)
 
 
+@dataclass(repr=False, eq=False)
 class FewShotSplit(_DomainSplitter):
     """Repeated draws of a few labelled rows for training, as few-shot benchmarks make them.
 
     Parameters
     ----------
     shots : int
-        Training rows of every class in every domain, or of every domain (see `per`).
-    per : {"class_and_domain", "domain"}, default="class_and_domain"
-        With "domain" the classes come as they fall, and `split` needs no labels.
+        Training rows of every class in every domain.
+    random_state, domain_column : as in `DomainStratifiedKFold`
     n_repeats : int, default=10
         Draws.
     test_size : float, int or None, default=None
         None tests every draw on all the rows that it left. Otherwise the test rows (a share, or a number, of all rows, in
         proportion) are chosen first and stay the same for all draws, which never train on them.
-    random_state : int, RandomState instance or None, default=None
-    domain_column : str or int, default=None
-        Column of X, a DataFrame or another table, that holds the domain.
 
     Examples
     --------
@@ -273,47 +250,35 @@ class FewShotSplit(_DomainSplitter):
     [8, 8, 8]
     """
 
-    def __init__(
-        self,
-        shots: int,
-        *,
-        per: str = "class_and_domain",
-        n_repeats: int = 10,
-        test_size: float | None = None,
-        random_state: Seed = None,
-        domain_column: Column = None,
-    ) -> None:
-        self.shots, self.per, self.n_repeats, self.test_size = shots, per, n_repeats, test_size
-        self.random_state, self.domain_column = random_state, domain_column
+    shots: int
+    _: KW_ONLY
+    n_repeats: int = 10
+    test_size: float | None = None
 
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_repeats
 
-    def _by_class(self) -> bool:
-        if self.per not in ("class_and_domain", "domain"):
-            raise ValueError(f"per={self.per!r}; expected 'class_and_domain' or 'domain'.")
-        return self.per == "class_and_domain"
-
-    def _draw(self, cells: _Cells) -> Iterator[Split]:
+    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
+        cells = read(by_class=True)
         shots = check_scalar(self.shots, "shots", Integral, min_val=1)
         rng = check_random_state(self.random_state)
         pool, test = np.arange(len(cells.cell)), None
         if self.test_size is not None:
             [(pool, test)] = _stratified(cells, 1, self.test_size, None, rng)
         rows_of = [pool[cells.cell[pool] == cell] for cell in range(len(cells.sizes))]
-        smallest = min(range(len(rows_of)), key=lambda cell: len(rows_of[cell]))
+        size, name = min(zip(map(len, rows_of), cells.names))
         needed = shots + (test is None)
-        if len(rows_of[smallest]) < needed:
-            left = "" if test is None else " besides the test rows"
+        if size < needed:
+            left = f"{size} rows" + ("" if test is None else " besides the test rows")
             raise ValueError(
-                f"{cells.names[smallest]} has {len(rows_of[smallest])} rows{left}, but shots={shots} needs at least "
-                f"{needed}. Use fewer shots, or leave these rows out."
+                f"{name} has {left}, but shots={shots} needs at least {needed}; use fewer, or leave it out."
             )
         for _ in range(self.n_repeats):
             train = np.concatenate([rng.choice(rows, shots, replace=False) for rows in rows_of])
             yield train, np.setdiff1d(pool, train) if test is None else test
 
 
+@dataclass(repr=False, eq=False)
 class LeaveOneDomainOut(_DomainSplitter):
     """Hold out every domain in turn; some of its labelled rows may come back into training.
 
@@ -324,10 +289,7 @@ class LeaveOneDomainOut(_DomainSplitter):
     shots : int, default=0
         Rows of the held-out domain that training gets, its classes in proportion, to within one row. With 0, `split`
         needs no labels.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the choice of those rows.
-    domain_column : str or int, default=None
-        Column of X, a DataFrame or another table, that holds the domain.
+    random_state, domain_column : as in `DomainStratifiedKFold`
 
     Examples
     --------
@@ -340,20 +302,17 @@ class LeaveOneDomainOut(_DomainSplitter):
     6 {'kitchen'} 2
     """
 
-    def __init__(self, shots: int = 0, *, random_state: Seed = None, domain_column: Column = None) -> None:
-        self.shots, self.random_state, self.domain_column = shots, random_state, domain_column
-
-    def _by_class(self) -> bool:
-        return check_scalar(self.shots, "shots", Integral, min_val=0) > 0
+    shots: int = 0
 
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return len(self._read(X, None, groups, domains, by_class=False).sizes)
 
-    def _draw(self, cells: _Cells) -> Iterator[Split]:
+    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
+        cells = read(by_class=check_scalar(self.shots, "shots", Integral, min_val=0) > 0)
         if not cells.domain.any():
             raise ValueError(f"{cells.domain_names[0]} has all the rows; holding one domain out needs at least two.")
         rng = check_random_state(self.random_state)
-        for train, held in LeaveOneGroupOut().split(cells.domain, groups=cells.domain):
+        for train, held in splits.LeaveOneGroupOut().split(cells.domain, groups=cells.domain):
             if len(held) <= self.shots:
                 name = cells.domain_names[cells.domain[held[0]]]
                 raise ValueError(f"{name} has {len(held)} rows, too few for shots={self.shots} and a row to test on.")

@@ -61,12 +61,6 @@ def public_names():
                         yield f"{module.__name__}.{name}.{method}"
 
 
-# Described elsewhere: the docstring names that place, whose parameters are the same but for what is here passed before them.
-ELSEWHERE = {
-    "skmft.metrics.DomainScorer": ("skmft.metrics.make_domain_scorer", []),  # which makes it
-}
-
-
 def is_an_answer(name):
     """Whether it is a question of `Recipe`, whose docstring describes the arguments of all, or a recipe's answer to it."""
     recipes = importlib.import_module("skmft.recipes")
@@ -76,7 +70,7 @@ def is_an_answer(name):
 
 
 ANSWERS = [name for name in public_names() if is_an_answer(name)]
-NAMES = [name for name in public_names() if name not in ELSEWHERE and name not in ANSWERS]
+NAMES = [name for name in public_names() if name not in ANSWERS]
 
 
 def load(name):
@@ -97,7 +91,7 @@ def load(name):
 
 def test_something_is_checked():
     assert len(NAMES) > 60
-    assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.DomainScorer.__call__"} < set(NAMES)
+    assert {"skmft.MetaFineTunedClassifier.fit", "skmft.metrics.make_domain_scorer"} < set(NAMES)
     assert {"skmft.baselines.MixedDomainClassifier.predict", "skmft.datasets.fetch_fdu_mtl"} < set(NAMES)
     assert {"skmft.inspection.TypicalityDisplay.from_estimator", "skmft.recipes.Stage.train"} < set(NAMES)
     assert {"skmft.recipes.MetaFineTuning.terms", "skmft.recipes.Recipe.columns"} < set(ANSWERS)
@@ -138,14 +132,6 @@ def test_answers_of_recipes(name):
     assert parameters == asked
     notes = " ".join(load("skmft.recipes.Recipe")[1]["Notes"])
     assert all(f"``{parameter}``" in notes for parameter in parameters)
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_is_described_elsewhere(name):
-    place, before = ELSEWHERE[name]
-    thing, doc, parameters = load(name)
-    assert doc["Summary"] and f"`{place.removeprefix('skmft.metrics.').removeprefix('skmft.')}`" in thing.__doc__
-    assert [p.lstrip("*") for p in parameters] == before + [p.lstrip("*") for p in load(place)[2]]
 
 
 def shown_as_changed(html):

@@ -85,7 +85,7 @@ def history_of(domains):
 @pytest.mark.parametrize("n_domains", [2, 16])
 def test_all_displays_are_readable(n_domains):
     rng, y, d = many(n_domains)
-    no_overlap(TypicalityDisplay.from_predictions(rng.normal(0.7, 0.1, len(y)), y, d))
+    no_overlap(TypicalityDisplay(rng.normal(0.7, 0.1, len(y)), y, d).plot())
     predictions = {name: rng.choice(np.unique(y), len(y)) for name in ("baseline", "meta-learner", "adapted")}
     no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d))
     no_overlap(TrainingHistoryDisplay(history_of(np.unique(d))).plot())
@@ -102,7 +102,7 @@ def test_typicality(fitted, data):
 
 
 def test_a_class_that_a_domain_lacks_leaves_a_gap():
-    display = TypicalityDisplay.from_predictions([1, 2, 3], ["a", "b", "a"], ["books", "books", "dvd"])
+    display = TypicalityDisplay([1, 2, 3], ["a", "b", "a"], ["books", "books", "dvd"]).plot()
     assert len(display.groups["dvd", "b"]) == 0
 
 
@@ -187,7 +187,7 @@ def test_without_matplotlib(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match=r"plot needs the package 'matplotlib': pip install 'skmft\[plot\]'"):
-        TypicalityDisplay.from_predictions([1.0], ["a"], ["books"])
+        TypicalityDisplay([1.0], ["a"], ["books"]).plot()
 
 
 def test_numbered_columns_and_columns_that_hold_the_domain(make, data, pyplot):
@@ -248,11 +248,13 @@ def test_history_on_axes_that_are_there(pyplot):
             display.plot(other)
 
 
-def test_every_loss_of_the_history_is_drawn(pyplot):
-    """Also the terms of a user's own recipe."""
-    history = [{"stage": "meta", "epoch": e, "label_loss": 1 / e, "moment_loss": 2, "seconds": 1} for e in (1, 2)]
+def test_every_term_of_the_history_is_drawn(pyplot):
+    """Also those of a user's own recipe, whatever their names; no accuracy, and nothing that is no term."""
+    rest = {"epochs": 2, "learning_rate": 1e-5, "seconds": 1, "domain_accuracy": 0.5}
+    history = [{"stage": "meta", "epoch": e, "label_loss": 1 / e, "mean_distance": -e, **rest} for e in (1, 2)]
     display = TrainingHistoryDisplay(history).plot()
-    assert display.ax_.get_legend_handles_labels()[1] == ["label loss", "moment loss"]
+    assert display.ax_.get_legend_handles_labels()[1] == ["label loss", "mean distance"]
+    assert display.ax_.get_ylim()[0] < -2  # what is below 0 is seen
 
 
 def test_history_without_stage_3(unadapted, pyplot):
@@ -284,7 +286,7 @@ def test_lengths_that_differ():
     with pytest.raises(ValueError, match=r"y has shape \(3,\), but typicality has 2 rows; expected one entry per row"):
         TypicalityDisplay([0.5, 0.6], long, ["books", "dvd"])
     with pytest.raises(ValueError, match=r"domains has shape \(3,\)"):
-        TypicalityDisplay.from_predictions([0.5, 0.6], [0, 1], ["books", "dvd", "dvd"])
+        TypicalityDisplay([0.5, 0.6], [0, 1], ["books", "dvd", "dvd"])
     with pytest.raises(ValueError, match=r"predictions\['all'\] has shape \(3,\), but y has 2 rows"):
         DomainScoresDisplay.from_predictions([0, 1], {"all": long}, ["books", "dvd"])
     with pytest.raises(ValueError, match=r"y has shape \(3,\), but before has 2 rows"):
@@ -312,7 +314,7 @@ def test_explain_typicality_reads_the_columns_of_fit(make, by_column, data):
 
 
 def test_axes_that_are_shared_or_drawn_on_twice(pyplot):
-    display = TypicalityDisplay.from_predictions([0.9, 0.8, 0.7], ["a", "b", "a"], ["x", "x", "y"])
+    display = TypicalityDisplay([0.9, 0.8, 0.7], ["a", "b", "a"], ["x", "x", "y"])
     _, axes = pyplot.subplots(1, 2, sharey=True)
     for ax in [*axes, axes[0]]:
         display.plot(ax)

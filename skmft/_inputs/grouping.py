@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from .._typing import Array, Domains, Name, Texts, Values
+from .._typing import Array, Domains, Labels, Name, Texts, Values
 from .domains import kind_of
 from .texts import column_names
 
@@ -34,13 +35,7 @@ def check_lengths(of: str, n_rows: int, **arrays: Values) -> None:
 
 
 def check_domains(domains: Domains, of: str, n_rows: int, name: str = "domains") -> Array:
-    """Domain of every row, shape (n_rows,).
-
-    Raises
-    ------
-    ValueError
-        If domains are of another shape, a row has none, or they are of several types, which could be taken for one another.
-    """
+    """Domain of every row, shape (n_rows,). A ValueError where one has none, or two types could be taken for one another."""
     values = as_given(domains)
     if values.shape != (n_rows,):
         raise ValueError(f"{name} has shape {values.shape}, but {of} has {n_rows} rows; expected ({n_rows},).")
@@ -58,3 +53,17 @@ def rows_by_domain(domains: ArrayLike, of: str, n_rows: int) -> dict[Name, NDArr
     """Row numbers of every domain, domains in sorted order."""
     values = check_domains(domains, of, n_rows)
     return {name: np.flatnonzero(values == name) for name in np.unique(values).tolist()}
+
+
+def scores_by_domain(
+    metric: Callable[..., float], y: Labels, domains: Domains, weight: Values = None, **answers: Values
+) -> dict[Name, float]:
+    """The metric in every domain, of `y` and the answers, which have the names that messages give them."""
+    arrays = {name: np.asarray(values) for name, values in {"y": y, **answers}.items()}
+    weights = {} if weight is None else {"sample_weight": np.asarray(weight)}
+    check_lengths("y", len(arrays["y"]), **arrays, **weights)
+    scores = {}
+    for domain, rows in rows_by_domain(domains, "y", len(arrays["y"])).items():
+        own_weights = {name: values[rows] for name, values in weights.items()}
+        scores[domain] = float(metric(*(values[rows] for values in arrays.values()), **own_weights))
+    return scores

@@ -1,12 +1,12 @@
 """Synthetic texts of pseudo-words, with a known shift between domains."""
 
-from collections.abc import Iterator
+import itertools
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
+
+from .._typing import Array
 
 _LEXICON = 8  # words in a lexicon
 
@@ -17,11 +17,9 @@ def make_multi_domain_texts(
     n_classes: int = 2,
     *,
     domain_shift: float = 0.5,
-    n_class_words: int = 4,
-    n_domain_words: int = 4,
-    n_filler_words: int = 4,
+    n_words: int = 4,
     random_state: int | np.random.RandomState | None = None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> tuple[Array, Array, Array]:
     """Make texts of pseudo-words in several domains, with a known shift between them.
 
     Every text has, in random order, words of its class, words of its domain, which say nothing about the class, and
@@ -33,13 +31,11 @@ def make_multi_domain_texts(
     ----------
     n_samples : int, default=200
         Number of texts; the classes of all domains have equally many, give or take one.
-    n_domains : int, default=3
-        Number of domains, named "domain 0", "domain 1", ...
-    n_classes : int, default=2
-        Number of classes, named "class 0", "class 1", ...
+    n_domains, n_classes : int, default=3 and 2
+        How many "domain 0", "domain 1", ... and "class 0", "class 1", ... there are.
     domain_shift : float, default=0.5
         Expected share of class words, from 0 to 1, that other domains do not teach.
-    n_class_words, n_domain_words, n_filler_words : int, default=4
+    n_words : int, default=4
         Number of words of each kind in a text.
     random_state : int, RandomState instance or None, default=None
         Draws the words and the order of the rows.
@@ -58,45 +54,28 @@ def make_multi_domain_texts(
     --------
     >>> from skmft.datasets import make_multi_domain_texts
     >>> X, y, domains = make_multi_domain_texts(4, n_domains=2, domain_shift=0.3, random_state=0)
-    >>> len(X[0].split())
-    12
     >>> sorted(zip(domains.tolist(), y.tolist()))
     [('domain 0', 'class 0'), ('domain 0', 'class 1'), ('domain 1', 'class 0'), ('domain 1', 'class 1')]
     """
-    sizes = {"n_samples": n_samples, "n_domains": n_domains, "n_classes": n_classes, "n_class_words": n_class_words}
-    sizes |= {"n_domain_words": n_domain_words, "n_filler_words": n_filler_words}
-    least = dict.fromkeys(sizes, 0) | {"n_samples": 1, "n_domains": 1, "n_classes": 2}
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < least[name]:
-            raise ValueError(f"{name}={size!r}; expected an int of {least[name]} or more.")
+    sizes = {"n_samples": (n_samples, 1), "n_domains": (n_domains, 1), "n_classes": (n_classes, 2)}
+    for name, (size, least) in (sizes | {"n_words": (n_words, 1)}).items():
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
+            raise ValueError(f"{name}={size!r}; expected an int of {least} or more.")
     if isinstance(domain_shift, bool) or not isinstance(domain_shift, Real) or not 0 <= domain_shift <= 1:
         raise ValueError(f"domain_shift={domain_shift!r}; expected a number from 0 to 1.")
     rng = check_random_state(random_state)
-    words = _pseudo_words()
-    filler = _lexicon(words)
-    of_class = [_lexicon(words) for _ in range(n_classes)]
-    of_domain = [_lexicon(words) for _ in range(n_domains)]
-    of_both = [[_lexicon(words) for _ in range(n_classes)] for _ in range(n_domains)]
+    syllables = list(map("".join, itertools.product("bdfgklmnprstvz", "aeiou")))
+    words = ("".join(word) for length in itertools.count(2) for word in itertools.product(syllables, repeat=length))
+    n_lexicons = 1 + n_classes + n_domains + n_domains * n_classes
+    filler, *lexicons = (list(itertools.islice(words, _LEXICON)) for _ in range(n_lexicons))
+    of_class, of_domain, of_both = np.split(np.array(lexicons), np.cumsum([n_classes, n_domains]))
     rows = []
     for i in rng.permutation(n_samples):
         c, d = i % n_classes, i // n_classes % n_domains
-        own = rng.random_sample(n_class_words) < domain_shift
-        text = [(of_both[d][c] if o else of_class[c])[rng.randint(_LEXICON)] for o in own]
-        text += [of_domain[d][j] for j in rng.randint(_LEXICON, size=n_domain_words)]
-        text += [filler[j] for j in rng.randint(_LEXICON, size=n_filler_words)]
+        own = rng.random_sample(n_words) < domain_shift
+        text = [(of_both[d * n_classes + c] if o else of_class[c])[rng.randint(_LEXICON)] for o in own]
+        text += [of_domain[d][j] for j in rng.randint(_LEXICON, size=n_words)]
+        text += [filler[j] for j in rng.randint(_LEXICON, size=n_words)]
         rows.append((" ".join(text[j] for j in rng.permutation(len(text))), f"class {c}", f"domain {d}"))
     X, y, domains = (np.array(column, dtype=object) for column in zip(*rows))
     return X, y, domains
-
-
-def _pseudo_words() -> Iterator[str]:
-    """Words of two syllables, then of three, and so on: baba, babe, ..."""
-    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-    words = syllables
-    while True:
-        words = [first + second for first in words for second in syllables]
-        yield from words
-
-
-def _lexicon(words: Iterator[str]) -> list[str]:
-    return [next(words) for _ in range(_LEXICON)]
