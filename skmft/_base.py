@@ -25,7 +25,7 @@ from ._engine.inference import PretrainedEmbedder
 from ._engine.model import TextClassifier, layer_indices, reads_token_types
 from ._engine.pooling import embedding_width
 from ._engine.runtime import Runtime, draw_seed
-from ._engine.tokens import Text, TokenizedTexts, tokenize, tokenize_once
+from ._engine.tokens import Text, TokenizedTexts, tokenize
 from ._engine.training import TrainingSettings
 from ._inputs.domains import read_domains, unknown_rows
 from ._inputs.rows import LabelledTexts, Rows, read_labelled_texts
@@ -247,7 +247,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             return tokenize(tokenizer, texts, self.max_length, token_types, bi_encoded)
         about = (source.name, source.sha256, tokenizer_fingerprint(tokenizer), self.max_length, token_types, bi_encoded)
         store = RowStore(self.memory, "tokens", *about)
-        return tokenize_once(store, tokenizer, texts, self.max_length, token_types, bi_encoded)
+        return tokenize(tokenizer, texts, self.max_length, token_types, bi_encoded, store)
 
     # ------------------------------------------------------------ prediction
 

@@ -118,7 +118,9 @@ def test_global_generators_stay_as_they_were(one, two):
 def test_without_accelerate(make, monkeypatch):
     X, y, d = make_texts(8)
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ImportError, match=r"distributed=True needs the package accelerate: pip install 'skmft\[distri"):
+    with pytest.raises(
+        ImportError, match=r"distributed=True needs the package 'accelerate': pip install 'skmft\[distri"
+    ):
         make(distributed=True).fit(X, y, domains=d)
     make(meta_epochs=1, adaptation=None).fit(X, y, domains=d)
 

@@ -34,14 +34,15 @@ def test_pooled_layers_agree_with_the_hidden_states_that_hooks_see(tiny_models, 
     encoder = load_encoder(find_encoder(tiny_models[family]))
     module = TextClassifier(encoder, 2).eval()
     ids, mask = torch.randint(5, 30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
-    chosen = module.pooled_layers(range(DEPTH), ids, mask)
+    module.layers = list(range(DEPTH))
+    chosen = module(ids, mask).layers
     seen = []
     layers = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == DEPTH)
     hooks = [
         layer.register_forward_hook(lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
         for layer in layers
     ]
-    last = module.embed(ids, mask)
+    last = module.embed(input_ids=ids, attention_mask=mask)
     for hook in hooks:
         hook.remove()
     assert torch.allclose(chosen[-1], last, atol=1e-6)

@@ -17,17 +17,17 @@ class Device:
         self.rows, self.first_step = rows, first_step
         self.error = error or torch.OutOfMemoryError("CUDA out of memory.")
         self.calls, self.failures = [], 0
-        forward = TextClassifier._label_logits
+        forward = TextClassifier.forward
 
-        def limited(module, pooled):
-            self.calls.append((module.training, len(pooled)))
+        def limited(module, input_ids, **inputs):
+            self.calls.append((module.training, len(input_ids)))
             steps = sum(training for training, _ in self.calls)
-            if len(pooled) > self.rows and steps >= self.first_step:
+            if len(input_ids) > self.rows and steps >= self.first_step:
                 self.failures += 1
                 raise self.error
-            return forward(module, pooled)
+            return forward(module, input_ids, **inputs)
 
-        monkeypatch.setattr(TextClassifier, "_label_logits", limited)
+        monkeypatch.setattr(TextClassifier, "forward", limited)
 
 
 @pytest.mark.parametrize("first_step", [1, 3], ids=["first step", "third step"])

@@ -6,7 +6,7 @@ import torch
 
 from skmft._engine.cache import RowStore
 from skmft._engine.encoder import find_encoder, load_tokenizer
-from skmft._engine.tokens import TokenizedTexts, tokenize, tokenize_once
+from skmft._engine.tokens import TokenizedTexts, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,14 @@ def test_a_store_gives_what_the_tokenizer_gives(tokenizer, tmp_path, form):
     arguments = (texts, 8, form == "pairs", form == "bi-encoded pairs")
     plain = tokenize(tokenizer, *arguments)
     for path in (None, tmp_path, tmp_path):  # without a store, one that is empty, one that has them
-        kept = tokenize_once(RowStore(path, "tokens"), tokenizer, *arguments)
+        kept = tokenize(tokenizer, *arguments, RowStore(path, "tokens"))
         assert [kept.row(i).tolist() for i in range(5)] == [plain.row(i).tolist() for i in range(5)]
         assert (kept.bi_encoded, kept.pad_id) == (plain.bi_encoded, plain.pad_id)
 
 
-def test_a_lone_surrogate_is_named_by_its_row(tokenizer):
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_lone_surrogate_is_named_by_its_row(tokenizer, tmp_path, memory):
     texts = ["good"] * 5000  # more than one call of the tokenizer
     texts[4500] = "bad \ud83d"
     with pytest.raises(ValueError, match=r"X: row 4500 has the lone surrogate '\\ud83d' at character 4"):
-        tokenize(tokenizer, texts, 8, token_types=False)
+        tokenize(tokenizer, texts, 8, False, store=RowStore(tmp_path if memory else None, "tokens"))

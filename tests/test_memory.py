@@ -24,12 +24,12 @@ from skmft import MetaFineTunedClassifier
 from skmft._engine.cache import RowStore
 from skmft._engine.encoder import find_encoder, load_tokenizer, tokenizer_fingerprint
 from skmft._engine.inference import embed
-from skmft._engine.tokens import tokenize
+from skmft._engine.tokens import encode, tokenize
 
 GRID = {"corruption_weight": [0, 1]}
 FITS = 5  # of a search: candidates x 2 folds, and the best on all rows
 PLACES = {
-    "tokenize": ("skmft._base.tokenize", "skmft._engine.tokens.tokenize"),
+    "encode": ("skmft._engine.tokens.encode",),
     "embed": ("skmft._engine.inference.embed",),
 }
 
@@ -38,17 +38,17 @@ PLACES = {
 def noted(note):
     """Call ``note(kind, items)`` with the texts that the tokenizer gets, and the rows that the pre-trained encoder does."""
 
-    def noting_tokenize(tokenizer, texts, *args, **kwargs):
+    def noting_encode(tokenizer, texts, *args, **kwargs):
         note("tokenized", list(texts))
-        return tokenize(tokenizer, texts, *args, **kwargs)
+        return encode(tokenizer, texts, *args, **kwargs)
 
     def noting_embed(encoder, tokens, *args, **kwargs):
         note("embedded", list(range(len(tokens))))
         return embed(encoder, tokens, *args, **kwargs)
 
     with ExitStack() as stack:
-        for place in PLACES["tokenize"]:
-            stack.enter_context(mock.patch(place, noting_tokenize))
+        for place in PLACES["encode"]:
+            stack.enter_context(mock.patch(place, noting_encode))
         for place in PLACES["embed"]:
             stack.enter_context(mock.patch(place, noting_embed))
         yield

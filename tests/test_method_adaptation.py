@@ -237,7 +237,7 @@ def test_without_peft(make, data4, monkeypatch):
     X, y, d = data4
     clf = make(adaptation="lora", **BRIEF).fit(X, y, domains=d)
     expected = clf.predict_proba(X, domains=d)
-    monkeypatch.setattr("skmft._method.lora.import_module", lambda name: builtins.__import__(f"no_{name}"))
+    monkeypatch.setattr("skmft._engine.encoder.import_module", lambda name: builtins.__import__(f"no_{name}"))
     for call in (lambda: clf.fit(X, y, domains=d), lambda: clf.adapt(X, y, "toys")):
         with pytest.raises(
             ImportError, match=r"adaptation='lora' needs the package 'peft': pip install 'skmft\[lora\]'"
@@ -251,7 +251,7 @@ def test_a_peft_that_cannot_be_imported_says_why(monkeypatch, tiny):
     def broken(name):
         raise ImportError("cannot import name 'thing' from 'transformers'")
 
-    monkeypatch.setattr("skmft._method.lora.import_module", broken)
+    monkeypatch.setattr("skmft._engine.encoder.import_module", broken)
     with pytest.raises(ImportError, match=r"pip install 'skmft\[lora\]' \(cannot import name 'thing'"):
         check_settings(load_encoder(find_encoder(tiny)), None)
 
@@ -375,13 +375,13 @@ def test_rows_that_share_an_encoder_share_batches(motley, data4, monkeypatch):
     """One batch of the shared encoder for all rows but those of domains with encoders of their own, adapters included."""
     X, _, _ = data4
     calls = []
-    real = TextClassifier.embed
+    real = TextClassifier.forward
 
     def counting(self, input_ids, *args, **kwargs):
         calls.append(len(input_ids))
         return real(self, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(TextClassifier, "embed", counting)
+    monkeypatch.setattr(TextClassifier, "forward", counting)
     domains = motley_domains(motley, len(X))
     motley.predict(X, domains=domains)
     shared = np.isin(domains.astype(str), ["head", "head too", "None", "never seen"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_memory
 
 Memory = str | os.PathLike | Any  # or a joblib.Memory, or None
-Compute = Callable[[NDArray[np.int64]], Sequence[np.ndarray]]  # row numbers to the arrays of these rows
+Compute = Callable[[NDArray[np.int64]], Iterable[np.ndarray]]  # row numbers to the arrays of these rows
 
 
 class RowStore:

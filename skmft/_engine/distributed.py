@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from .encoder import need
 from .tokens import TOKENS
 
 T = TypeVar("T")
@@ -41,15 +42,11 @@ class Processes:
     @classmethod
     def join(cls, device: str) -> Processes:
         """Join those that ``accelerate launch`` or torchrun started; without either, stay alone."""
-        try:
-            from accelerate import PartialState
-        except ImportError as error:
-            needed = "distributed=True needs the package accelerate: pip install 'skmft[distributed]'"
-            raise ImportError(f"{needed}, or set distributed=False ({error}).") from error
+        accelerate = need("accelerate", "distributed", "distributed=True")
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if started > 1 and not _has_group():
             # without cpu=True accelerate takes a process without CUDA for one that is alone
-            PartialState(cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()))
+            accelerate.PartialState(cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()))
             atexit.register(_leave_gloo)
             if not _has_group():
                 raise RuntimeError(

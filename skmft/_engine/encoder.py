@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import threading
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class EncoderSource:
 def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
     """Find the folder of an encoder: a local path, an installed package, or the hub."""
     folder, expected = Path(name).expanduser(), None
-    spec = importlib.util.find_spec(_PACKAGE) if name == DEFAULT_MODEL else None
+    spec = find_spec(_PACKAGE) if name == DEFAULT_MODEL else None
     if folder.is_dir():
         revision = None
     elif spec is not None and spec.submodule_search_locations:
@@ -92,6 +93,16 @@ def _sha256_of(*files: tuple[Path | int, ...]) -> str:
         with open(path, "rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def need(package: str, extra: str, purpose: str) -> Any:
+    """Import a package that only one of skmft's extras installs."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs the package {package!r}: pip install 'skmft[{extra}]' ({error})."
+        ) from error
 
 
 PROCESS_STATE = threading.RLock()  # whoever changes generators or log levels for a while: one thread at a time
@@ -150,9 +161,8 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
         tokenizer.backend_tokenizer.no_padding()
     positions = getattr(config, "max_position_embeddings", None) or max_length
     if config.model_type in _FIRST_POSITION_AFTER_PADDING:
-        positions -= (
-            2 if config.model_type == "mpnet" else (config.pad_token_id or 0) + 1
-        )  # MPNet's code has 2 written in it
+        # MPNet's code has 2 written in it
+        positions -= 2 if config.model_type == "mpnet" else (config.pad_token_id or 0) + 1
     longest = min(positions, tokenizer.model_max_length)
     if max_length > longest:
         found = f"max_length={max_length} is more than the {longest} tokens that model={source.name!r} can read"

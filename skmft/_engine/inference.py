@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from .batches import sorted_batches
 from .cache import Memory, RowStore
@@ -96,23 +97,18 @@ class PretrainedEmbedder:
     runtime: Runtime
     memory: Memory = None
 
-    def embed(self, tokens: TokenizedTexts, description: str = "") -> NDArray[np.float32]:
-        """Embeddings of all rows, shape (n_rows, `embedding_width`)."""
-
-        def compute(rows: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-            some = tokens.subset(rows)
-            return list(embed(self.encoder, some, self.pooling, self.runtime, self.max_tokens, description))
-
-        model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
-        how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
-        store = RowStore(self.memory, "embeddings", *model, *how)
-        keys = [hashlib.sha256(tokens.row(i).tobytes()).digest() for i in range(len(tokens))]
-        return np.stack(store.get(keys, compute, np.float32))
-
     def chunks(
         self, tokens: TokenizedTexts, rows: NDArray[np.int64], description: str = ""
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Embeddings of some rows, chunk by chunk: which of `rows`, and their embeddings."""
-        for start in range(0, len(rows), CHUNK_ROWS):
-            part = slice(start, min(start + CHUNK_ROWS, len(rows)))
-            yield part, self.embed(tokens.subset(rows[part]), description)
+        """Embeddings of some rows, chunk by chunk: which of `rows`, and their embeddings, (n, `embedding_width`)."""
+        model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
+        how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
+        store = RowStore(self.memory, "embeddings", *model, *how)
+        for part in gen_batches(len(rows), CHUNK_ROWS):
+            some = tokens.subset(rows[part])
+
+            def compute(which: NDArray[np.int64], some: TokenizedTexts = some) -> NDArray[np.float32]:
+                return embed(self.encoder, some.subset(which), self.pooling, self.runtime, self.max_tokens, description)
+
+            keys = [hashlib.sha256(some.row(i).tobytes()).digest() for i in range(len(some))]
+            yield part, np.stack(store.get(keys, compute, np.float32))

@@ -58,28 +58,20 @@ class TextClassifier(nn.Module):
         self.heads = nn.ModuleDict()  # a recipe's own, while it trains
         self.layers: list[int] = []  # whose pooled outputs `forward` returns as well
 
-    def pooled_layers(self, layers: Sequence[int], *inputs: torch.Tensor, **named: torch.Tensor) -> list[torch.Tensor]:
-        """Pooled outputs of the given layers, each of shape (batch, `embedding_width`)."""
-        return pooled_layers(
-            self.encoder, layers, self.pooling, self.bi_encoded, *inputs, **named, text_length=self.text_length
-        )
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> ModelOutput:
+        """Label logits, the embedding, and the pooled outputs of `layers`."""
+        how = (self.pooling, self.bi_encoded, *inputs)
+        last, *chosen = pooled_layers(self.encoder, [-1, *self.layers], *how, **named, text_length=self.text_length)
+        with torch.autocast(last.device.type, enabled=False):  # heads are small: keep all their digits
+            return ModelOutput(self.label_head(self.dropout(last)), last, chosen)
 
-    def embed(self, *inputs: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
-        """Pooled last layer, shape (batch, `embedding_width`)."""
-        return self.pooled_layers([-1], *inputs, **named)[0]
+    def embed(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The embedding alone, shape (batch, `embedding_width`)."""
+        return self(**inputs).embedding
 
     def label_logits(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Label logits alone, shape (batch, n_classes)."""
-        return self._label_logits(self.embed(**inputs))
-
-    def _label_logits(self, pooled: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(pooled.device.type, enabled=False):  # heads are small: keep all their digits
-            return self.label_head(self.dropout(pooled))
-
-    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> ModelOutput:
-        """Label logits, the embedding, and the pooled outputs of `layers`."""
-        last, *chosen = self.pooled_layers([-1, *self.layers], *inputs, **named)
-        return ModelOutput(self._label_logits(last), last, chosen)
+        return self(**inputs).logits
 
 
 def with_tensors(module: Module, tensors: Tensors) -> Module:

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 import torch
@@ -19,8 +18,8 @@ from .cache import RowStore
 Text = str | tuple[str, str]
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")  # what of a batch an encoder may read
 
-_ROWS_A_CALL = 4096  # bounds the Python lists that the tokenizer returns
-_CHUNK_ROWS = 32_768  # looked up in the user's memory at a time
+_ROWS_A_CALL = 4096  # tokenized, or looked up in the user's memory, at a time
+NO_STORE = RowStore(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +78,27 @@ def _offsets(lengths: ArrayLike) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def tokenize_once(
-    store: RowStore,
+def tokenize(
     tokenizer: Tokenizer,
     texts: Sequence[Text],
     max_length: int,
     token_types: bool,
     bi_encoded: bool = False,
+    store: RowStore = NO_STORE,
 ) -> TokenizedTexts:
-    """`tokenize`, but each text only once in the life of the store."""
-    typed = token_types or bi_encoded
-    ids, lengths = [], []
-    for start in range(0, len(texts), _CHUNK_ROWS):
-        chunk = texts[start : start + _CHUNK_ROWS]
+    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded; each text only once in the life of the store."""
+    typed, ids, lengths = token_types or bi_encoded, [], []
+    for start in range(0, len(texts), _ROWS_A_CALL):
+        chunk = texts[start : start + _ROWS_A_CALL]
 
-        def compute(rows: NDArray[np.int64], chunk: Sequence[Text] = chunk) -> list[NDArray[np.int32]]:
-            tokens = tokenize(tokenizer, [chunk[i] for i in rows], max_length, token_types, bi_encoded)
-            return [tokens.row(i) for i in range(len(tokens))]
+        def compute(
+            rows: NDArray[np.int64], start: int = start, chunk: Sequence[Text] = chunk
+        ) -> list[NDArray[np.int32]]:
+            try:
+                return encode(tokenizer, [chunk[i] for i in rows], max_length, token_types, bi_encoded)
+            except TypeError:
+                _refuse_surrogates(chunk, start)
+                raise
 
         keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in chunk]
         arrays = [a.reshape(1 + typed, -1) for a in store.get(keys, compute, np.int32)]
@@ -106,32 +109,18 @@ def tokenize_once(
     return TokenizedTexts(flat[0], _offsets(lengths), types, tokenizer.pad_token_id, bi_encoded)
 
 
-def tokenize(
-    tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
-) -> TokenizedTexts:
-    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded."""
-    types_of_pairs = token_types and not bi_encoded
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool
+) -> list[NDArray[np.int32]]:
+    """Of every text its ids, or its ids and token types: shape (n,) or (2, n)."""
+    columns = [list(c) for c in zip(*texts)] if isinstance(texts[0], tuple) else [list(texts)]
     how = {"truncation": True, "max_length": max_length, "padding": False, "return_attention_mask": False}
-    ids, types, lengths = [], [], []
-    for start in range(0, len(texts), _ROWS_A_CALL):
-        rows = texts[start : start + _ROWS_A_CALL]
-        columns = [list(c) for c in zip(*rows)] if isinstance(rows[0], tuple) else [list(rows)]
-        calls = [[column] for column in columns] if bi_encoded else [columns]
-        try:
-            encoded = [tokenizer(*call, **how, return_token_type_ids=types_of_pairs) for call in calls]
-        except TypeError:
-            _refuse_surrogates(rows, start)
-            raise
-        pieces = list(chain.from_iterable(zip(*(e["input_ids"] for e in encoded))))
-        sizes = np.array([len(piece) for piece in pieces], dtype=np.int64)
-        lengths.append(sizes.reshape(len(rows), -1).sum(1))
-        ids.append(np.fromiter(chain.from_iterable(pieces), dtype=np.int32))
-        if bi_encoded:
-            types.append(np.repeat(np.arange(len(pieces)) % 2, sizes).astype(np.int8))
-        elif token_types:
-            types.append(np.fromiter(chain.from_iterable(encoded[0]["token_type_ids"]), dtype=np.int8))
-    offsets, type_ids = _offsets(np.concatenate(lengths)), np.concatenate(types) if types else None
-    return TokenizedTexts(np.concatenate(ids), offsets, type_ids, tokenizer.pad_token_id, bi_encoded)
+    if bi_encoded:
+        pairs = zip(*(tokenizer(column, **how)["input_ids"] for column in columns))
+        return [np.array([[*a, *b], [0] * len(a) + [1] * len(b)], np.int32) for a, b in pairs]
+    found = tokenizer(*columns, **how, return_token_type_ids=token_types)
+    rows = zip(found["input_ids"], found["token_type_ids"]) if token_types else found["input_ids"]
+    return [np.array(row, np.int32) for row in rows]
 
 
 def _refuse_surrogates(rows: Sequence[Text], first: int) -> None:

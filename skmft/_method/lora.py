@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from .._engine.encoder import Encoder
+from .._engine.encoder import Encoder, need
 from .._typing import Tensors
 
 LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfig
@@ -30,12 +29,7 @@ _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj"
 
 
 def _peft() -> Any:
-    try:
-        return import_module("peft")
-    except ImportError as error:
-        raise ImportError(
-            f"adaptation='lora' needs the package 'peft': pip install 'skmft[lora]' ({error})."
-        ) from error
+    return need("peft", "lora", "adaptation='lora'")
 
 
 def default_targets(encoder: Encoder) -> str | list[str]:

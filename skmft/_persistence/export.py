@@ -16,18 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._engine.encoder import PROCESS_STATE, quiet
+from .._engine.encoder import PROCESS_STATE, need, quiet
 from .._engine.model import TextClassifier, reads_token_types
 from .._method.adaptation import domain_model
 from .._typing import Name
 from .state import FittedState
-
-
-def _need(package: str, extra: str, purpose: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs the package {package!r}: pip install 'skmft[{extra}]'.") from error
 
 
 def module_of(state: FittedState, domain: Name) -> TextClassifier:
@@ -58,7 +51,7 @@ def tokenizer_of(state: FittedState) -> Any:
 
 def to_sentence_transformer(state: FittedState, domain: Name = None) -> Any:
     """See `MetaFineTunedClassifier.to_sentence_transformer`."""
-    library = _need("sentence_transformers", "sentence-transformers", "to_sentence_transformer")
+    library = need("sentence_transformers", "sentence-transformers", "to_sentence_transformer")
     modules = import_module("sentence_transformers.sentence_transformer.modules")
     module = module_of(state, domain)
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +94,7 @@ class _Logits(nn.Module):
 def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name = None) -> list[str]:
     """See `MetaFineTunedClassifier.to_onnx`."""
     for package in ("onnx", "onnxscript"):
-        _need(package, "onnx", "to_onnx")
+        need(package, "onnx", "to_onnx")
     module = module_of(state, domain)
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (
         reads_token_types(module.encoder) or module.bi_encoded
