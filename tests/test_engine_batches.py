@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skmft._engine.batches import BucketedIterator, TrainingRows, bucketed_batches, sorted_batches
+from skmft._engine.batches import BucketedIterator, TrainingRows, bucketed_batches
 from skmft._engine.distributed import ALONE, Processes
 from skmft._engine.tokens import TokenizedTexts
 
@@ -107,13 +107,6 @@ def test_small_sets_do_not_meet_the_same_batches_every_epoch():
         {frozenset(b.tolist()) for b in bucketed_batches(lengths, 32, np.random.default_rng(s))} for s in range(5)
     ]
     assert len({frozenset(e) for e in epochs}) == 5
-
-
-def test_sorted_batches_go_from_longest_to_shortest():
-    batches = list(sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18))
-    assert [b.tolist() for b in batches] == [[5], [1, 3], [2, 0], [6, 4]]  # 40 is a batch alone, 9 + 9, 7 + 7, 2 + 2
-    assert [b.tolist() for b in sorted_batches(np.array([5, 9, 7, 9, 1, 40, 2]), 18, start=2)] == [[3, 2], [0, 6, 4]]
-    assert list(sorted_batches(np.array([], dtype=np.int64), 18)) == []
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 32])

@@ -91,6 +91,15 @@ def test_a_batch_on_a_cpu_holds_2048_tokens_at_most():
     assert device.done == [(32, 64)] * 3 + [(4, 64)]
 
 
+def test_batches_go_from_longest_to_shortest():
+    lengths = np.array([5, 9, 7, 9, 1, 40, 2])
+    device = Device(lambda input_ids, **rest: input_ids[:, :1].float(), 7)
+    texts = TokenizedTexts(np.repeat(np.arange(7), lengths), np.concatenate([[0], np.cumsum(lengths)]), None, 0)
+    found = run_in_batches(device, texts, 1, 18, FLOAT32)
+    assert found[:, 0].tolist() == list(range(7))
+    assert device.done == [(1, 40), (2, 9), (2, 7), (2, 2)]  # 40 is a batch alone
+
+
 @pytest.mark.parametrize("fits", [1, 3, 7])
 def test_batches_are_halved_where_memory_runs_out(module, tokens, fits):
     expected = run_in_batches(module.label_logits, tokens, width=2, max_tokens=400, runtime=FLOAT32)

@@ -35,7 +35,7 @@ def test_pooled_layers_agree_with_the_hidden_states_that_hooks_see(tiny_models, 
     module = TextClassifier(encoder, 2).eval()
     ids, mask = torch.randint(5, 30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
     module.layers = list(range(DEPTH))
-    chosen = module(ids, mask).layers
+    chosen = module(input_ids=ids, attention_mask=mask).layers
     seen = []
     layers = next(m for m in encoder.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == DEPTH)
     hooks = [
@@ -113,9 +113,9 @@ def test_with_tensors_leaves_the_module_alone(tiny):
 def test_forward_gives_logits_embedding_and_the_layers_that_it_was_asked_for(tiny):
     module = TextClassifier(load_encoder(find_encoder(tiny)), 3).eval()
     ids, mask = torch.randint(5, 30, (2, 6)), torch.ones(2, 6, dtype=torch.long)
-    assert module(ids, mask).layers == []
+    assert module(input_ids=ids, attention_mask=mask).layers == []
     module.layers = [0, 2]
-    out = module(ids, mask)
+    out = module(input_ids=ids, attention_mask=mask)
     assert out.logits.shape == (2, 3) and [layer.shape for layer in out.layers] == [(2, 32)] * 2
     torch.testing.assert_close(out.embedding, out.layers[1])
     torch.testing.assert_close(out.logits, module.label_logits(input_ids=ids, attention_mask=mask))

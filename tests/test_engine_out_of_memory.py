@@ -25,7 +25,7 @@ class Device:
             if len(input_ids) > self.rows and steps >= self.first_step:
                 self.failures += 1
                 raise self.error
-            return forward(module, input_ids, **inputs)
+            return forward(module, input_ids=input_ids, **inputs)
 
         monkeypatch.setattr(TextClassifier, "forward", limited)
 

@@ -23,19 +23,20 @@ def test_split_texts():
     ids = torch.tensor([[2, 5, 3, 2, 6, 7, 3], [2, 8, 9, 3, 2, 3, 0]])
     mask = (ids > 0).long()
     text = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 0]])
-    found, read = split_texts(ids, mask, text)
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": text}
+    found, read = split_texts(batch).values()
     texts = [row[keep.bool()].tolist() for row, keep in zip(found, read)]
     assert texts == [[2, 5, 3], [2, 8, 9, 3], [2, 6, 7, 3], [2, 3]]
-    assert found.shape == (4, 4) and split_texts(ids, mask, text, 6)[0].shape == (4, 6)
+    assert found.shape == (4, 4) and split_texts(batch, 6)["input_ids"].shape == (4, 6)
 
 
 def test_pairs_are_known_by_both_texts_and_their_difference(tiny):
     encoder = load_encoder(find_encoder(tiny))
     ids = torch.tensor([[2, 5, 3, 2, 6, 7, 3]])
-    text = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
-    mask = torch.ones_like(ids)
-    [first] = pooled_layers(encoder, [-1], "mean", False, ids[:, :3], mask[:, :3])
-    [second] = pooled_layers(encoder, [-1], "mean", False, ids[:, 3:], mask[:, 3:])
-    [pair] = pooled_layers(encoder, [-1], "mean", True, ids, mask, text)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    [first] = pooled_layers(encoder, [-1], "mean", False, {name: t[:, :3] for name, t in batch.items()})
+    [second] = pooled_layers(encoder, [-1], "mean", False, {name: t[:, 3:] for name, t in batch.items()})
+    batch["token_type_ids"] = torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    [pair] = pooled_layers(encoder, [-1], "mean", True, batch)
     expected = torch.cat([first, second, (first - second).abs()], dim=1)
     torch.testing.assert_close(pair, expected, atol=1e-5, rtol=1e-5)

@@ -377,9 +377,9 @@ def test_rows_that_share_an_encoder_share_batches(motley, data4, monkeypatch):
     calls = []
     real = TextClassifier.forward
 
-    def counting(self, input_ids, *args, **kwargs):
+    def counting(self, input_ids, **kwargs):
         calls.append(len(input_ids))
-        return real(self, input_ids, *args, **kwargs)
+        return real(self, input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(TextClassifier, "forward", counting)
     domains = motley_domains(motley, len(X))

@@ -86,12 +86,3 @@ def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random
         bucket = bucket[np.argsort(jittered[bucket], kind="stable")]
         batches.extend(np.split(bucket, np.cumsum([len(batch) for batch in own])[:-1]))
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def sorted_batches(lengths: NDArray[np.int64], max_tokens: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Batches for inference: rows from longest to shortest, less the first `start`, as many as `max_tokens` hold."""
-    order = np.argsort(-lengths, kind="stable")
-    while start < len(order):
-        rows = order[start : start + max(1, max_tokens // max(1, int(lengths[order[start]])))]
-        yield rows
-        start += len(rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -24,9 +25,7 @@ class FastBfloat16(TorchFunctionMode):
     So hidden states stay in bfloat16 between layers; autocast alone casts them anew for every product.
     """
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and len(args) == 3 and _plain(*args, **kwargs):
             with torch.autocast("cpu", enabled=False):
@@ -39,25 +38,19 @@ class FastBfloat16(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_ours(tensor: torch.Tensor) -> bool:
+def _is_ours(tensor: Tensor) -> bool:
     return tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu"
 
 
-def _plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, dropout_p: float = 0.0, **kwargs: object
-) -> bool:
+def _plain(query: Tensor, *others: Tensor, **how: Any) -> bool:
     """Whether `attention` covers this call: encoder attention, all in bfloat16, as many heads of keys as of queries."""
-    covered = not rest and not dropout_p and not kwargs.get("is_causal") and not kwargs.get("enable_gqa")
-    return covered and query.ndim == 4 and all(map(_is_ours, (query, key, value)))
+    special = how.get("dropout_p") or how.get("is_causal") or how.get("enable_gqa")
+    return not special and query.ndim == 4 and all(map(_is_ours, (query, *others)))
 
 
 def attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """``softmax(query @ key^T * scale + mask) @ value``, as batched products around one exponential.
 
     ``exp(s) @ [value, 1]`` holds the softmax's numerator and denominator, without a pass over the scores for their maximum or
@@ -68,8 +61,10 @@ def attention(
     scale = 1 / math.sqrt(width) if scale is None else scale
     q, k = (t.reshape(batch * heads, -1, width) for t in (query, key))
     bias = _bias(mask, query, k.shape[1])
+    # what a mask of numbers adds to the scores of tokens that may be read
+    largest = bias.detach().masked_fill(bias < _NOT_READ, 0).abs().max().item()
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale)
-    if _largest_norm(q) * _largest_norm(k) * scale + _largest_bias(mask, bias) < _SAFE_EXPONENT:
+    if _largest_norm(q) * _largest_norm(k) * scale + largest < _SAFE_EXPONENT:
         ones = value.new_ones(1).expand(*value.shape[:-1], 1)
         v = torch.cat([value, ones], dim=-1).reshape(batch * heads, -1, value.shape[-1] + 1)
         out = torch.bmm(scores.exp_(), v)
@@ -82,18 +77,11 @@ def attention(
     return out.view(batch, heads, n, -1)
 
 
-def _largest_norm(vectors: torch.Tensor) -> float:
+def _largest_norm(vectors: Tensor) -> float:
     return torch.linalg.vector_norm(vectors.detach(), dim=-1).max().item()
 
 
-def _largest_bias(mask: torch.Tensor | None, bias: torch.Tensor) -> float:
-    """Largest size of what a mask adds to the scores of tokens that may be read."""
-    if mask is None or mask.dtype == torch.bool:
-        return 0.0
-    return bias.detach().masked_fill(bias < _NOT_READ, 0).abs().max().item()
-
-
-def _bias(mask: torch.Tensor | None, query: torch.Tensor, n_keys: int) -> torch.Tensor:
+def _bias(mask: Tensor | None, query: Tensor, n_keys: int) -> Tensor:
     """The mask as scores to add, shape (batch * heads, 1 or tokens, n_keys); one row of it where all are alike."""
     batch, heads = query.shape[:2]
     if mask is None:
@@ -105,7 +93,7 @@ def _bias(mask: torch.Tensor | None, query: torch.Tensor, n_keys: int) -> torch.
     return mask.to(query.dtype).expand(batch, heads, -1, n_keys).reshape(batch * heads, -1, n_keys)
 
 
-def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.dropout` with 16 random bits an entry; `p` is rounded to a multiple of 2^-16."""
     if not training or p == 0.0:
         return input

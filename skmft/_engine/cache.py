@@ -21,17 +21,15 @@ Compute = Callable[[NDArray[np.int64]], Iterable[np.ndarray]]  # row numbers to 
 
 
 class RowStore:
-    """One array a row, computed once and kept in a file that processes share.
+    """One array a row, computed once and kept in a file that processes share, or kept nowhere under a memory of None.
 
-    `memory` is as in scikit-learn's Pipeline; None, or a Memory without a location, keeps nothing. `namespace` is what the
-    arrays depend on besides their row's key.
+    `namespace` is what the arrays depend on besides their row's key.
     """
 
     def __init__(self, memory: Memory, *namespace: object) -> None:
         memory = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
-        backend = getattr(memory, "store_backend", None)
         self.path: Path | None = None
-        if backend is not None:
+        if (backend := getattr(memory, "store_backend", None)) is not None:
             name = hashlib.sha256(json.dumps(namespace, default=int).encode()).hexdigest()[:32]
             self.path = Path(backend.location) / "skmft" / f"{namespace[0]}-{name}.sqlite"
 
@@ -63,8 +61,7 @@ class RowStore:
 
 def float_rows(n_rows: int, width: int, most_bytes: int = 256 * 2**20) -> NDArray[np.float32]:
     """An array to be filled: in memory or, if larger, in a file without a name, which is gone when the array is."""
-    shape = (n_rows, width)
     if 4 * n_rows * width <= most_bytes:
-        return np.empty(shape, np.float32)
+        return np.empty((n_rows, width), np.float32)
     with tempfile.TemporaryFile(prefix="skmft-") as file:  # in the folder of the environment variable TMPDIR
-        return np.memmap(file, np.float32, "w+", shape=shape)
+        return np.memmap(file, np.float32, "w+", shape=(n_rows, width))

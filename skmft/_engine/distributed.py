@@ -1,7 +1,7 @@
 """Training in several processes: each batch is shared among them, and their gradients add up.
 
-The loss of a process's part of a batch, a mean over the part's rows, is scaled by the part's share of the batch, so that the
-gradients of all parts add up to that of the mean over the batch. accelerate starts the process group; the rest is torch's own.
+The loss of a part of a batch, a mean over its rows, is scaled by its share of the batch, so that all parts' gradients add up to
+that of the whole. accelerate starts the process group; the rest is torch's own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _leave_gloo() -> None:
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together: the number of this one, from 0, and how many there are. By default it is alone."""
+    """The number of this process, from 0, and how many train together. By default it is alone."""
 
     rank: int = 0
     size: int = 1
@@ -49,9 +49,9 @@ class Processes:
             accelerate.PartialState(cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()))
             atexit.register(_leave_gloo)
             if not _has_group():
+                found = f"distributed=True: WORLD_SIZE={started}, but accelerate started no process group, being set up for one"
                 raise RuntimeError(
-                    f"distributed=True: WORLD_SIZE={started}, but accelerate started no process group, as it was set up for "
-                    "one process before; make no PartialState or Accelerator before fit, or one for all (cpu=True on CPUs)."
+                    f"{found}; make no PartialState or Accelerator before fit, or one for all (cpu=True)."
                 )
         return cls(distributed.get_rank(), distributed.get_world_size()) if _has_group() else cls()
 

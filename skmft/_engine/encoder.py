@@ -57,14 +57,13 @@ def find_encoder(name: str, revision: str | None = None) -> EncoderSource:
     files = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
     if not files:
         raise ValueError(
-            f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints "
-            "(pytorch_model.bin) can run code when loaded and are refused; convert with "
-            "`AutoModel.from_pretrained(...).save_pretrained(folder)`."
+            f"model={name!r}: the folder {str(folder)!r} has no *.safetensors file. Pickled checkpoints (pytorch_model.bin) "
+            "can run code and are refused; convert with `AutoModel.from_pretrained(...).save_pretrained(folder)`."
         )
     digest = _sha256_of(*((path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in files))
     if expected not in (None, digest):
         found = f"model={name!r}: the weights in {str(folder)!r} have sha256 {digest}, expected {expected}"
-        raise ValueError(f"{found}; the file is damaged or altered: reinstall the package {_PACKAGE!r}.")
+        raise ValueError(f"{found}; it is damaged or altered: reinstall the package {_PACKAGE!r}.")
     return EncoderSource(name, str(folder), revision, digest)
 
 
@@ -128,10 +127,9 @@ def quiet() -> Iterator[None]:
 
 
 def load_encoder(source: EncoderSource) -> Encoder:
-    """Load the weights of an encoder in float32, without its pooler and without dropout inside attention.
+    """Load an encoder in float32, without its pooler, and without dropout of attention weights, which is slow.
 
-    Weights that the file has in float32 are mapped, copy on write, so that encoders of one file share its memory until they
-    are trained. Dropping attention weights would keep torch from its fused attention, and took a third of a step on CPU.
+    Weights of float32 are mapped, copy on write, so that encoders of one file share its memory until they are trained.
     """
     from transformers import AutoConfig, AutoModel
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
-from .batches import sorted_batches
 from .cache import Memory, RowStore
 from .encoder import Encoder, EncoderSource
 from .pooling import embedding_width, pooled_layers
@@ -35,34 +33,34 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_in_batches(
     forward: Forward, texts: TokenizedTexts, width: int, max_tokens: int, runtime: Runtime, description: str = ""
 ) -> NDArray[np.float32]:
-    """Run a forward pass over all texts. Where memory runs out, batches are halved, with a warning."""
+    """Run a forward pass over all texts, longest first. Where memory runs out, batches are halved, with a warning."""
     out, device, what = np.empty((len(texts), width), dtype=np.float32), runtime.device, description or "inference"
+    lengths = np.maximum(texts.lengths, 1)
+    order, done, halved = np.argsort(-lengths, kind="stable"), 0, False
     if device.type == "cpu":
         max_tokens = min(max_tokens, _CPU_TOKENS)
-    done, halved = 0, False
     with runtime.bar(description, len(texts), "text") as bar, autocast(device, runtime.dtype):
         while done < len(texts):
+            longest = int(lengths[order[done]])
+            rows = order[done : done + max(1, max_tokens // longest)]
             try:
-                for rows in sorted_batches(texts.lengths, max_tokens, done):
-                    out[rows] = (
-                        forward(**{name: t.to(device) for name, t in texts.batch(rows).items()}).float().cpu().numpy()
-                    )
-                    done += len(rows)
-                    if bar is not None:
-                        bar.update(len(rows))
+                batch = {name: t.to(device) for name, t in texts.batch(rows).items()}
+                out[rows] = forward(**batch).float().cpu().numpy()
+                done += len(rows)
+                if bar is not None:
+                    bar.update(len(rows))
+                continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                longest = max(1, int(texts.lengths[rows[0]]))
                 if len(rows) == 1:
                     found = f"{what}: out of memory with a single row of {longest} tokens"
                     mend = f"lower max_length, or take a smaller model. The device said: {error}"
                     raise torch.OutOfMemoryError(f"{found}; {mend}") from error
-                max_tokens, halved = (len(rows) + 1) // 2 * longest, True
-            if halved:  # out here the error is gone, and with it the frames that hold tensors
-                gc.collect()
-                if torch.cuda.is_initialized():
-                    torch.cuda.empty_cache()
+            batch, max_tokens, halved = {}, (len(rows) + 1) // 2 * longest, True
+            gc.collect()  # out here the error is gone, and with it the frames that hold tensors
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
     if halved:
         found = f"{what}: memory ran out, so batches were halved until they held {max_tokens} tokens"
         mend = "The results are the same, only later. A smaller batch_size or max_length avoids this."
@@ -74,15 +72,12 @@ def embed(
     encoder: Encoder, tokens: TokenizedTexts, pooling: str, runtime: Runtime, max_tokens: int, description: str = ""
 ) -> NDArray[np.float32]:
     """Pooled last layer of every row, shape (n_rows, `embedding_width`)."""
-    encoder = encoder.to(runtime.device).eval()
-    return run_in_batches(
-        lambda **batch: pooled_layers(encoder, [-1], pooling, tokens.bi_encoded, **batch)[0],
-        tokens,
-        embedding_width(encoder, tokens.bi_encoded),
-        max_tokens,
-        runtime,
-        description,
-    )
+    encoder, bi_encoded = encoder.to(runtime.device).eval(), tokens.bi_encoded
+
+    def forward(**batch: torch.Tensor) -> torch.Tensor:
+        return pooled_layers(encoder, [-1], pooling, bi_encoded, batch)[0]
+
+    return run_in_batches(forward, tokens, embedding_width(encoder, bi_encoded), max_tokens, runtime, description)
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,8 @@ class PretrainedEmbedder:
         model = self.source.name, self.source.sha256, self.encoder.config.to_json_string()
         how = self.max_length, self.pooling, tokens.bi_encoded, str(self.runtime.dtype), self.runtime.device.type
         store = RowStore(self.memory, "embeddings", *model, *how)
-        for part in gen_batches(len(rows), CHUNK_ROWS):
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, min(start + CHUNK_ROWS, len(rows)))
             some = tokens.subset(rows[part])
 
             def compute(which: NDArray[np.int64], some: TokenizedTexts = some) -> NDArray[np.float32]:

@@ -58,10 +58,10 @@ class TextClassifier(nn.Module):
         self.heads = nn.ModuleDict()  # a recipe's own, while it trains
         self.layers: list[int] = []  # whose pooled outputs `forward` returns as well
 
-    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> ModelOutput:
+    def forward(self, **inputs: torch.Tensor) -> ModelOutput:
         """Label logits, the embedding, and the pooled outputs of `layers`."""
-        how = (self.pooling, self.bi_encoded, *inputs)
-        last, *chosen = pooled_layers(self.encoder, [-1, *self.layers], *how, **named, text_length=self.text_length)
+        layers = [-1, *self.layers]
+        last, *chosen = pooled_layers(self.encoder, layers, self.pooling, self.bi_encoded, inputs, self.text_length)
         with torch.autocast(last.device.type, enabled=False):  # heads are small: keep all their digits
             return ModelOutput(self.label_head(self.dropout(last)), last, chosen)
 

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from .._typing import Params
+from .._typing import Tensors
 from .encoder import Encoder
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Pool token vectors, shape (batch, tokens, hidden), to one vector a row, (batch, hidden), in float32.
-
-    ``"mean"`` averages over real tokens, never padding; ``"cls"`` takes the first token.
-    """
+    """Mean of real tokens' vectors, or ``"cls"``, the first one: (batch, tokens, hidden) to (batch, hidden), in float32."""
     if pooling == "cls":
         return hidden[:, 0].float()
     mask = attention_mask.unsqueeze(-1).to(torch.float32)
@@ -26,19 +23,11 @@ def pooled_layers(
     layers: Sequence[int],
     pooling: str,
     bi_encoded: bool,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    token_type_ids: torch.Tensor | None = None,
-    *,
+    batch: Tensors,
     text_length: int | None = None,
 ) -> list[torch.Tensor]:
     """Pooled outputs of an encoder's layers, each of shape (batch, `embedding_width`)."""
-    inputs: Params = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if bi_encoded:
-        assert token_type_ids is not None  # `tokenize` gives them
-        inputs = dict(zip(inputs, split_texts(input_ids, attention_mask, token_type_ids, text_length)))
-    elif token_type_ids is not None:
-        inputs["token_type_ids"] = token_type_ids
+    inputs = split_texts(batch, text_length) if bi_encoded else batch
     depth = encoder.config.num_hidden_layers
     layers = [layer % depth for layer in layers]
     only_last = set(layers) == {depth - 1}
@@ -48,21 +37,20 @@ def pooled_layers(
     pooled = [pool(state, inputs["attention_mask"], pooling) for state in states]
     if not bi_encoded:
         return pooled
-    pairs = [p.split(input_ids.shape[0]) for p in pooled]
+    pairs = [p.split(len(batch["input_ids"])) for p in pooled]
     return [torch.cat([u, v, (u - v).abs()], dim=-1) for u, v in pairs]  # Reimers & Gurevych, EMNLP 2019
 
 
-def split_texts(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, text: torch.Tensor, text_length: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def split_texts(batch: Tensors, text_length: int | None = None) -> dict[str, torch.Tensor]:
     """Rows of two texts, one after the other, as rows of one text: all the first ones, then all the second ones."""
+    input_ids, attention_mask, text = (batch[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
     total, second = attention_mask.sum(1), (attention_mask * text).sum(1)
     lengths, starts = torch.cat([total - second, second]), torch.cat([torch.zeros_like(total), total - second])
     longest = int(lengths.max()) if text_length is None else text_length
     place = torch.arange(longest, device=input_ids.device)
     mask = (place < lengths.unsqueeze(1)).to(attention_mask.dtype)
     source = (starts.unsqueeze(1) + place) * mask  # padding is filled with the row's first token, and not read
-    return torch.cat([input_ids, input_ids]).gather(1, source), mask
+    return {"input_ids": torch.cat([input_ids, input_ids]).gather(1, source), "attention_mask": mask}
 
 
 def embedding_width(encoder: Encoder, bi_encoded: bool) -> int:

@@ -17,6 +17,8 @@ from .bfloat16 import FastBfloat16
 from .distributed import ALONE, Processes
 from .encoder import PROCESS_STATE
 
+Device = str | torch.device
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -29,13 +31,10 @@ class Runtime:
     processes: Processes = ALONE
 
     @classmethod
-    def start(
-        cls, device: str | torch.device, precision: str, seed: int, *, verbose: int = 0, distributed: bool = False
-    ) -> Runtime:
+    def start(cls, device: Device, precision: str, seed: int, verbose: int = 0, distributed: bool = False) -> Runtime:
         """Begin a call; with `distributed` all processes make it together, else each on its own."""
         processes = Processes.join(str(device)) if distributed else ALONE
-        found = resolve_device(device)
-        shown = verbose if processes.rank == 0 else 0
+        found, shown = resolve_device(device), verbose if processes.rank == 0 else 0
         return cls(found, resolve_precision(precision, found), processes.first(seed), shown, processes)
 
     def derive(self, purpose: str) -> int:
@@ -59,7 +58,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
+def resolve_device(device: Device) -> torch.device:
     """``"auto"`` is the current CUDA device where there is one, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

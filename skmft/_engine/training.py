@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, EpochTimer, GradientNormClipping, LRScheduler
+from skorch.callbacks import EarlyStopping, EpochTimer, GradientNormClipping, LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,7 +27,7 @@ from .tokens import TOKENS
 Term = torch.Tensor | tuple[float, torch.Tensor]  # a loss term, or one with its weight; a weight of 0 only records it
 Terms = Callable[[TextClassifier, ModelOutput, Batch], Mapping[str, Term]]
 
-_MEND = "lower learning_rate or set precision='float32'"
+_MEND = "(learning_rate={}); lower learning_rate or set precision='float32'."
 OUR_CALLBACKS = ("epoch_timer", "schedule", "clip")  # names that others cannot have
 
 
@@ -53,21 +53,17 @@ def warmup_decay(step: int, warmup_steps: int, total_steps: int) -> float:
 class FineTuningNet(NeuralNet):
     """The skorch net of every stage.
 
-    It differs from `skorch.NeuralNet` in four points: the forward pass runs under autocast; the loss is the weighted sum of the
-    named terms that ``terms(model, output, batch)`` returns, each of which goes to the history; biases and norms do not decay;
-    several processes may share a batch. A batch holds tokens, ``"y"``, ``"weight"``, the further columns, and ``"progress"``,
-    the share of the `total_steps` that is done.
+    The forward pass runs under autocast; the loss is the weighted sum of the named terms that ``terms(model, output, batch)``
+    returns, which the history records; biases and norms do not decay; several processes may share a batch. A batch holds
+    tokens, ``"y"``, ``"weight"``, the further columns, and ``"progress"``, the share of the `steps` that is done.
     """
 
-    def __init__(
-        self, *args: object, terms: Terms, total_steps: int, runtime: Runtime, bar: Any, **kwargs: object
-    ) -> None:
+    def __init__(self, *args: object, terms: Terms, steps: int, runtime: Runtime, bar: Any, **kwargs: object) -> None:
         super().__init__(*args, criterion=nn.Identity, device=str(runtime.device), **kwargs)
-        self.terms, self.total_steps, self.runtime, self.bar = terms, total_steps, runtime, bar
+        self.terms, self.steps, self.runtime, self.bar = terms, steps, runtime, bar
+        self.done_, self.loss_terms_ = 0, dict[str, None]()
 
-    @property
-    def _default_callbacks(self) -> list[tuple[str, Callback]]:
-        return [("epoch_timer", EpochTimer())]
+    _default_callbacks: list = []
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> Any:
         """As skorch has it, but what has one dimension, biases and norms, does not decay, whatever a head calls it."""
@@ -83,12 +79,12 @@ class FineTuningNet(NeuralNet):
     def train_step_single(self, batch: Rows, **fit_params: object) -> Params:
         """Gradients and terms of the mean loss of the batch, or of this process's part of it."""
         self._set_training(True)
-        self.steps_done_ = getattr(self, "steps_done_", -1) + 1
         processes = self.runtime.processes
         (x, y), share = processes.share_of(batch)
         here = {name: value.to(self.device, non_blocking=True) for name, value in {**x, "y": y}.items()}
         output = self.infer(here)
-        found = self.terms(self.module_, output, {**here, "progress": self.steps_done_ / self.total_steps})
+        found = self.terms(self.module_, output, {**here, "progress": self.done_ / self.steps})
+        self.done_ += 1
         terms = {name: term if isinstance(term, tuple) else (1.0, term) for name, term in found.items()}
         weighted = [weight * value for weight, value in terms.values() if weight]
         if not weighted:
@@ -99,11 +95,10 @@ class FineTuningNet(NeuralNet):
         values = torch.stack([share * value.detach() for value in (loss, *(v for _, v in terms.values()))])
         total, *each = processes.add(values).tolist()
         if not math.isfinite(total):
-            where = f"epoch {len(self.history)} (learning_rate={self.lr})"
-            raise FloatingPointError(f"the loss became {total} in {where}; {_MEND}.")
+            raise FloatingPointError(f"the loss became {total} in epoch {len(self.history)} {_MEND.format(self.lr)}")
         for name, value in zip(terms, each):
             self.history.record_batch(name, value)
-        self.loss_terms_ = list(dict.fromkeys([*getattr(self, "loss_terms_", ()), *terms]))
+        self.loss_terms_ |= dict.fromkeys(terms)
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{total:.3f}", refresh=False)
             self.bar.update()
@@ -129,23 +124,24 @@ def fine_tune(
     """Train a module on rows, in place."""
     total = epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = partial(warmup_decay, warmup_steps=round(settings.warmup_ratio * total), total_steps=total)
-    callbacks: list[Any] = [("schedule", LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch"))]
+    by_schedule = LRScheduler(LambdaLR, lr_lambda=schedule, step_every="batch")
+    callbacks: list[Any] = [("epoch_timer", EpochTimer()), ("schedule", by_schedule)]
     if settings.max_grad_norm is not None:
         callbacks.append(("clip", GradientNormClipping(settings.max_grad_norm)))
     callbacks.extend(copy.deepcopy(list(settings.callbacks)))
-    processes, device, rate = runtime.processes, runtime.device, settings.learning_rate
+    processes = runtime.processes
     # every process draws dropout masks of its own
-    with runtime.bar(description, total, "step") as bar, isolated_generators(seed + processes.rank, device):
+    with runtime.bar(description, total, "step") as bar, isolated_generators(seed + processes.rank, runtime.device):
         net = FineTuningNet(
             module,
             terms=terms,
-            total_steps=total,
+            steps=total,
             runtime=runtime,
             bar=bar,
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=settings.weight_decay,
-            optimizer__fused=device.type in ("cpu", "cuda"),
-            lr=rate,
+            optimizer__fused=runtime.device.type in ("cpu", "cuda"),
+            lr=settings.learning_rate,
             max_epochs=epochs,
             batch_size=settings.batch_size,
             iterator_train=BucketedIterator,
@@ -173,13 +169,13 @@ def fine_tune(
     for name, tensor in trained:  # a finite loss may have infinite gradients, the last step's unseen
         tensor.grad = None
         if not torch.isfinite(tensor).all():
-            where = f"after {epochs} epochs (learning_rate={rate})"
-            raise FloatingPointError(f"{name} has values that are no number {where}; {_MEND}.")
+            found = f"{name} has values that are no number after {epochs} epochs"
+            raise FloatingPointError(f"{found} {_MEND.format(settings.learning_rate)}")
     module.eval()
     return [_record(epoch, net.loss_terms_) for epoch in net.history]
 
 
-def _record(epoch: Params, terms: Sequence[str]) -> Record:
+def _record(epoch: Params, terms: Iterable[str]) -> Record:
     """An epoch's terms, as means over its rows; a batch may lack a term."""
     record = {"epoch": epoch["epoch"]}
     for name in terms:

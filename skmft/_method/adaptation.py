@@ -44,8 +44,8 @@ class AdaptationSettings:
 class Adapted:
     """What stage 3 found for one domain.
 
-    `tensors` are what the domain's model has in place of the meta-learner's of the same names, and its adapters (see
-    `skmft._method.lora`), on the CPU; None where the domain's rows cannot train a model.
+    `tensors` are what its model has in place of the meta-learner's, and its adapters (see `skmft._method.lora`), on the CPU;
+    None where its rows cannot train a model.
     """
 
     tensors: dict[str, torch.Tensor] | None
@@ -61,23 +61,17 @@ def adapt_to_domain(
     runtime: Runtime,
     own: Tensors | None = None,
 ) -> Adapted:
-    """Stage 3: fine-tune a copy of the meta-learner on one domain's rows, with plain cross entropy.
-
-    Neither typicality nor corruption plays a part; the label head starts from the meta-learner's. `own` are tensors that the
-    recipe gave the domain.
-    """
+    """Fine-tune a copy of the meta-learner, with the recipe's `own` tensors, on one domain's rows, by plain cross entropy."""
     entry = {"stage": "adaptation", "domain": name}
     if not rows.can_train:
         if runtime.verbose:
             print(f"domain {name!r}: one class only, so the meta-learner answers for it")
         return Adapted(None, [{**entry, "epochs": 0}])
     start, seed, method = time.perf_counter(), runtime.derive(f"adaptation {name}"), settings.method
-    epochs, rate = settings.epochs, settings.learning_rate
-    if isinstance(epochs, str):
-        epochs = auto_epochs(len(rows), training.batch_size, **ADAPTATION_EPOCHS)
+    auto, rate = auto_epochs(len(rows), training.batch_size, **ADAPTATION_EPOCHS), settings.learning_rate
+    epochs = auto if isinstance(settings.epochs, str) else settings.epochs
     if rate is not None:
-        rate = ADAPTATION_LEARNING_RATES[method] if isinstance(rate, str) else rate
-        training = replace(training, learning_rate=rate)
+        training = replace(training, learning_rate=ADAPTATION_LEARNING_RATES[method] if isinstance(rate, str) else rate)
     module = copy.deepcopy(with_tensors(meta_learner, own or {}))
     module.requires_grad_(True)
     module.encoder.requires_grad_(method == "full")
@@ -95,10 +89,9 @@ def adapt_to_domain(
 
 
 def domain_model(meta_learner: TextClassifier, tensors: Tensors, dtype: torch.dtype = torch.float32) -> TextClassifier:
-    """The network of one domain, adapters merged; it shares the tensors that it has from the meta-learner.
+    """The network of one domain, adapters merged, around the meta-learner's tensors where it has none of its own.
 
-    Its own linear layers have their weights in `dtype`, as autocast would cast them for every batch: half the memory in
-    bfloat16, and the same answers.
+    Its own linear layers have weights of `dtype`, as autocast would cast them for every batch.
     """
     own = merged(meta_learner, tensors)
     for name, layer in meta_learner.encoder.named_modules(prefix="encoder"):

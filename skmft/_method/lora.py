@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,13 +22,10 @@ LoraParams = Any  # None, a dict of what peft's LoraConfig takes, or a LoraConfi
 LORA_A, LORA_B = ".lora_A", ".lora_B"
 LORA_DEFAULTS = {"r": 8, "lora_alpha": 16, "target_modules": None}
 _READ = {*LORA_DEFAULTS, "lora_dropout", "use_rslora", "init_lora_weights"}
+_PEFT = ("lora", "adaptation='lora'")
 _INITS = (True, False, "gaussian", "orthogonal")
 # Query and value projections by the names that encoders give them; ModernBERT has one layer for query, key and value.
 _QUERY_VALUE = {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "Wqkv"}
-
-
-def _peft() -> Any:
-    return need("peft", "lora", "adaptation='lora'")
 
 
 def default_targets(encoder: Encoder) -> str | list[str]:
@@ -47,7 +43,7 @@ def add_adapters(encoder: Encoder, given: LoraParams) -> None:
     try:
         if missing and not isinstance(targets, str):
             raise ValueError(f"no linear layer is named {sorted(missing)[0]!r}")
-        _peft().inject_adapter_in_model(config, encoder)
+        need("peft", *_PEFT).inject_adapter_in_model(config, encoder)
         if odd := [name for name, layer in _adapted(encoder) if not isinstance(layer.get_base_layer(), nn.Linear)]:
             raise ValueError(f"{odd[0]!r} is not linear")
     except (ValueError, re.error) as error:
@@ -60,7 +56,7 @@ def add_adapters(encoder: Encoder, given: LoraParams) -> None:
 
 def _config(given: LoraParams, encoder: Encoder) -> Any:
     """Peft's configuration, its target modules filled in."""
-    peft = _peft()
+    peft = need("peft", *_PEFT)
     try:
         own = isinstance(given, peft.LoraConfig)
         config = copy.deepcopy(given) if own else peft.LoraConfig(**{**LORA_DEFAULTS, **(given or {})})
@@ -86,15 +82,12 @@ def _config(given: LoraParams, encoder: Encoder) -> Any:
 def check_settings(encoder: Encoder, given: LoraParams) -> None:
     """Raise what `add_adapters` would raise, on a copy without weights."""
     empty: dict[int, Any] = {id(t): nn.Parameter(t.to("meta"), False) for t in encoder.parameters()}
-    empty |= {id(t): t for t in encoder.buffers()}
     add_adapters(copy.deepcopy(encoder, memo=empty), given)
 
 
-def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _adapted(module: nn.Module) -> list[tuple[str, Any]]:
     """Layers with peft's adapters, by name."""
-    for name, layer in module.named_modules():
-        if hasattr(layer, "lora_A") and hasattr(layer, "get_base_layer"):
-            yield name, layer
+    return [(name, m) for name, m in module.named_modules() if hasattr(m, "lora_A") and hasattr(m, "get_base_layer")]
 
 
 def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -108,7 +101,7 @@ def adapter_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def adapted_layers(tensors: Tensors) -> list[str]:
-    """Names of the layers that a domain's tensors have adapters for."""
+    """Names of the layers that have adapters."""
     return [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from .._engine.encoder import PROCESS_STATE, need, quiet
 from .._engine.model import TextClassifier, reads_token_types
+from .._engine.tokens import TOKENS
 from .._method.adaptation import domain_model
 from .._typing import Name
 from .state import FittedState
@@ -85,10 +86,8 @@ class _Logits(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.module(input_ids, attention_mask, token_type_ids).logits
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.module(**dict(zip(TOKENS, inputs))).logits
 
 
 def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name = None) -> list[str]:
@@ -96,9 +95,7 @@ def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name = None) ->
     for package in ("onnx", "onnxscript"):
         need(package, "onnx", "to_onnx")
     module = module_of(state, domain)
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (
-        reads_token_types(module.encoder) or module.bi_encoded
-    )
+    names = list(TOKENS[: 2 + (reads_token_types(module.encoder) or module.bi_encoded)])
     longest = state.settings["max_length"]
     if module.bi_encoded:
         module.text_length, longest = state.settings["max_length"], 2 * state.settings["max_length"]
@@ -120,7 +117,7 @@ def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name = None) ->
             partial,
             input_names=names,
             output_names=["logits"],
-            dynamic_shapes=(shape,) * len(names),
+            dynamic_shapes=((shape,) * len(names),),
             dynamo=True,
             external_data=False,
             verbose=False,
