@@ -20,10 +20,9 @@ _TAKEN = {*TOKENS, "y", "weight", "progress"}
 
 @dataclass(eq=False)
 class TrainingRows(torch.utils.data.Dataset):
-    """Tokenized rows with their targets, weights (of mean 1) and further columns, for `FineTuningNet`.
+    """Tokenized rows with their targets, weights (of mean 1) and further columns of numbers, a row each.
 
-    Columns are integer or float, the first axis being the rows. A callable is asked anew each epoch: ``column(batches, rng)``
-    with the row numbers of every batch and a generator.
+    A callable is asked anew each epoch: ``column(batches, rng)`` with the row numbers of every batch and a generator.
     """
 
     texts: TokenizedTexts
@@ -73,8 +72,8 @@ class BucketedIterator:
 def bucketed_batches(lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     """Shuffled batches of rows of similar length, each row once.
 
-    Rows are sorted by length inside buckets of several batches, with 15% of jitter, so that small data sets do not see the same
-    batches every epoch. All batches are of one size, but for a row, so that rows weigh alike in their batch's mean.
+    Rows are sorted by length, with 15% of jitter, inside buckets of several batches. All batches are of one size, but for a
+    row, so that rows weigh alike in their batch's mean.
     """
     order = rng.permutation(len(lengths))
     jittered = lengths * rng.uniform(0.85, 1.15, size=len(lengths))

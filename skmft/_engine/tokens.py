@@ -27,7 +27,7 @@ class TokenizedTexts:
     """Token ids of many texts, stored end to end in one array: text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
 
     `type_ids` says which text of a pair a token is of (0 or 1), for models that read it and for pairs that are `bi_encoded`:
-    tokenized each text by itself. `pad_id` fills the end of shorter rows of a batch.
+    tokenized each text by itself.
     """
 
     ids: NDArray[np.int32]

@@ -62,20 +62,18 @@ def read_labelled_texts(
         raise ValueError(f"y has one class only, {found[0]!r} (among the rows of weight above 0); expected two.")
     balance = balance_classes(class_weight, labels[used], weight[used], classes)
     if len(np.unique(labels[used][balance > 0])) < 2:
-        raise ValueError(
-            f"class_weight={class_weight!r} leaves fewer than two of the classes {found} a weight above 0; raise it for some."
-        )
+        left = f"class_weight={class_weight!r} leaves fewer than two of the classes {found} a weight above 0"
+        raise ValueError(f"{left}; raise it for some.")
     has_domains, where = given is not None, positions(names, domain_names)
     return LabelledTexts(texts, labels, where, weight, classes, domain_names, columns, has_domains)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenized rows, with labels and domains as numbers, and what their weights are made of.
+    """Tokenized rows, with labels and domains as in `LabelledTexts`, and what their weights are made of.
 
-    `labels` and `domains`, shape (n_rows,), are positions in `classes` and `domain_names`. `class_weight` is as in
-    scikit-learn, "balanced" over these rows. `typicality` is the paper's t, where rows are weighted by it. `probe` has row
-    numbers and the rows' embeddings by the pre-trained encoder, for a label head to be fitted on.
+    `class_weight` is as in scikit-learn, "balanced" over these rows; `typicality` is the paper's t, where it weights them;
+    `probe` has row numbers and the rows' embeddings by the pre-trained encoder, for a label head to be fitted on.
     """
 
     tokens: TokenizedTexts

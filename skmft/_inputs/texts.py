@@ -17,7 +17,7 @@ _ROWS_A_READ = 4096  # of texts that are not in memory
 
 
 class LazyTexts(Sequence[Text]):
-    """Texts in one column, or pairs in one or two, which stay where they are until a slice is asked for: a checked list."""
+    """A checked list of texts in one column, or pairs in one or two, which stay where they are until a slice is asked for."""
 
     def __init__(self, columns: list) -> None:
         self._columns = columns
@@ -35,7 +35,12 @@ class LazyTexts(Sequence[Text]):
             return [self[i] for i in range(start, stop, step)]
         parts = [_rows_between(column, start, stop) for column in self._columns]
         if self._rows_are_pairs:
-            parts = _split_pairs(parts[0], start)
+            for i, row in enumerate(parts[0], start):
+                if not isinstance(row, (tuple, list)) or len(row) != 2:
+                    raise ValueError(
+                        f"X: row {i} is {reprlib.repr(row)}; expected a pair (str, str), as zip(a, b) gives."
+                    )
+            parts = [[row[j] for row in parts[0]] for j in (0, 1)]
         for j, part in enumerate(parts):
             for i, text in enumerate(part, start):
                 if not isinstance(text, str):
@@ -47,13 +52,6 @@ class LazyTexts(Sequence[Text]):
     def __iter__(self) -> Iterator[Text]:
         for start in range(0, len(self), _ROWS_A_READ):
             yield from self[start : start + _ROWS_A_READ]
-
-
-def _split_pairs(rows: list, start: int) -> list[list]:
-    for i, row in enumerate(rows, start):
-        if not isinstance(row, (tuple, list)) or len(row) != 2:
-            raise ValueError(f"X: row {i} is {reprlib.repr(row)}; expected a pair (str, str), as zip(a, b) gives.")
-    return [[row[j] for row in rows] for j in (0, 1)]
 
 
 def read_texts(X: Texts, domain_column: Hashable = None) -> tuple[Sequence[Text], Array | None, list[Hashable] | None]:
@@ -83,9 +81,9 @@ def read_texts(X: Texts, domain_column: Hashable = None) -> tuple[Sequence[Text]
         columns = [X]
     if not len(columns[0]):
         raise ValueError("X has 0 samples (rows); at least 1 is required. Pass one text or more.")
-    lazy = any(map(_is_lazy, columns))
-    texts = LazyTexts(columns if lazy else list(map(as_list, columns)))
-    return texts if lazy else texts[:], domains, names
+    if any(map(_is_lazy, columns)):
+        return LazyTexts(columns), domains, names
+    return LazyTexts(list(map(as_list, columns)))[:], domains, names
 
 
 def column_names(X: Texts) -> list[Hashable] | None:
@@ -101,8 +99,7 @@ def order_columns(X: Texts, columns: list[Hashable] | None, domain_column: Hasha
         return X
     if missing := [c for c in columns if c not in present]:
         raise ValueError(f"X lacks the column(s) {missing} that it had in fit; it has {present}.")
-    has_domain = domain_column is not None and domain_column in present
-    names = [*columns, *([domain_column] if has_domain else [])]
+    names = [*columns, *([domain_column] if domain_column is not None and domain_column in present else [])]
     if isinstance(X, pd.DataFrame):
         return X[names]
     return X.select_columns(names) if hasattr(X, "select_columns") else X.select(names)

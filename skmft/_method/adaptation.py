@@ -115,13 +115,13 @@ def domain_logits(
 ) -> NDArray[np.float64]:
     """Label logits of every row by its domain's model; None in `own` is the meta-learner.
 
-    Rows of the meta-learner and of domains with a label head alone (``"head"``) go through the shared encoder together. The
-    other models (``"full"``, ``"lora"``) answer one after the other, so that one of them at a time is on the device.
+    Rows of the meta-learner and of domains with a label head alone go through the shared encoder together. The other models
+    answer one after the other, so that one of them at a time is on the device.
     """
     number = {name: i for i, name in enumerate(dict.fromkeys(own))}
     which = np.array([number[name] for name in own])
     models: list[Tensors] = [{} if name is None else adapted[name] for name in number]
-    width, n_classes = meta_learner.label_head.in_features, meta_learner.label_head.out_features
+    n_classes, width = meta_learner.label_head.weight.shape
     logits = np.empty((len(tokens), n_classes))
     together = [i for i, tensors in enumerate(models) if not has_own_encoder(tensors)]
     if len(together) > 1:

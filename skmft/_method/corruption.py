@@ -19,10 +19,9 @@ def draw_corrupted_labels(
 ) -> Ints:
     """Draw the corrupted domain label z of every row for one epoch, whose `batches` are row numbers.
 
-    - ``"epoch"``: all rows' true domains, permuted: keeps the shares of the domains, and is independent of a row's own domain
-      even where batches group domains (because they group lengths).
-    - ``"batch"``: the domains of a batch, permuted inside it, as the authors' code does. It keeps every batch's counts, so
-      that a row's z depends on the row's domain where a batch's mix does.
+    - ``"epoch"``: all rows' domains, permuted: z keeps the domains' shares, and does not depend on a row's own.
+    - ``"batch"``: the domains of a batch, permuted inside it, as the authors' code does: z depends on a row's own domain where
+      a batch's mix does.
     - ``"uniform"``: each domain with probability 1/K.
     """
     if method == "epoch":

@@ -1,8 +1,7 @@
 """A label head to start from: logistic regression on the embeddings of the pre-trained encoder.
 
-Fine-tuning from a random head first bends the encoder toward that head; from one that fits the embeddings it changes them no
-more than the labels ask for (A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution", ICLR 2022).
+Fine-tuning from a random head bends the encoder toward that head (A. Kumar et al., "Fine-Tuning can Distort Pretrained Features
+and Underperform Out-of-Distribution", ICLR 2022).
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ from .._engine.cache import float_rows
 from .._engine.inference import PretrainedEmbedder
 from .._engine.pooling import embedding_width
 from .._inputs.rows import Rows
-from .._typing import Floats, Ints, Record
+from .._typing import Array, Floats, Ints, Record
 
 
 class PrototypeSums:
-    """Weighted sums of embeddings by domain, class and cluster, of which prototypes are made; rows are added block by block."""
+    """Weighted sums of embeddings by domain, class and cluster, of which prototypes are made, block by block."""
 
     def __init__(self, n_domains: int, n_classes: int, n_prototypes: int, width: int) -> None:
         self.shape = (n_domains, n_classes, n_prototypes)
@@ -45,19 +45,14 @@ class PrototypeSums:
         self.total += csr_array((weight, (slot, np.arange(len(E)))), shape=(len(self.weight), len(E))) @ E
 
     def prototypes(self) -> tuple[Floats, Floats]:
-        """Prototypes, shape (K, M, P, width), NaN where there is none, and their shares, shape (K, M, P).
-
-        A share is that of the weight of a class and domain; shares sum to 1 over P, or to 0 where the domain lacks the class.
-        """
+        """Prototypes, (K, M, P, width), NaN where there is none, and their shares of a class and domain's weight, (K, M, P)."""
         prototypes = self.total / np.where(self.weight > 0, self.weight, np.nan)[:, None]
         weight = self.weight.reshape(self.shape)
         mass = weight.sum(-1, keepdims=True)
         return prototypes.reshape(*self.shape, -1), weight / np.where(mass > 0, mass, 1.0)
 
 
-def cluster_rows(
-    embeddings: NDArray[np.floating], y: Ints, domains: Ints, weight: Floats, n_prototypes: int, seed: int
-) -> Ints:
+def cluster_rows(embeddings: Array, y: Ints, domains: Ints, weight: Floats, n_prototypes: int, seed: int) -> Ints:
     """Cluster of every row among those of its class and domain."""
     from sklearn.cluster import KMeans
 
@@ -70,19 +65,17 @@ def cluster_rows(
     return cluster
 
 
-def similarities(
-    embeddings: ArrayLike, y: Ints, domains: Ints, prototypes: Floats, shares: Floats
-) -> tuple[Floats, Floats]:
+def similarities(E: ArrayLike, y: Ints, domains: Ints, prototypes: Floats, shares: Floats) -> tuple[Floats, Floats]:
     """Cosine of every row to its class's prototype in its own domain, and the mean of those in the other domains.
 
     `prototypes` and `shares` are as `PrototypeSums.prototypes` returns them. A class of -1 is none of the M; a domain of -1 is
     none of the K, which are then all other ones. A similarity is NaN where the row's domain, or every other, lacks the class.
     """
-    E, C = _unit(np.asarray(embeddings, dtype=np.float64)), _unit(np.nan_to_num(prototypes))
+    E, C = _unit(np.asarray(E, dtype=np.float64)), _unit(np.nan_to_num(prototypes))
     # the mean cosine to the prototypes of (k, m) is the product with their weighted mean direction
     directions = np.einsum("kmp,kmph->kmh", shares, C)
     exists = shares.sum(-1) > 0  # (K, M)
-    own, cross = np.full((2, len(E)), np.nan)
+    own, cross = np.full((2, len(y)), np.nan)
     for m in np.unique(y[y >= 0]):
         rows = np.flatnonzero(y == m)
         cosine = E[rows] @ directions[:, m].T  # (rows, K)
@@ -132,8 +125,8 @@ def embed_for_probe(embedder: PretrainedEmbedder, rows: Rows, probe: Ints | None
     """In place of stage 1: embeddings of the rows that a label head is fitted on, and no scores."""
     if probe is None:
         return Scored()
-    used = np.flatnonzero(rows.sample_weight > 0)
-    return Scored(probe=np.concatenate([E for _, E in embedder.chunks(rows.tokens, used[probe], "linear probe")]))
+    chosen = np.flatnonzero(rows.sample_weight > 0)[probe]
+    return Scored(probe=np.concatenate([E for _, E in embedder.chunks(rows.tokens, chosen, "linear probe")]))
 
 
 def score_typicality(
