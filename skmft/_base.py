@@ -47,7 +47,6 @@ MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; 
 class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
     """The face of an estimator around a recipe; subclasses have the parameters and name the recipe."""
 
-    # requests of metadata routing; without routing they play no part
     __metadata_request__fit = {"domains": True}
     __metadata_request__predict = {"domains": True}
     __metadata_request__predict_proba = {"domains": True}
@@ -201,14 +200,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         probe = probe_rows(int(np.count_nonzero(used)), runtime.derive("probe")) if self.head_init == "probe" else None
         embedder = self._embedder(encoder, source, runtime)
         if self.typicality_weighting:
-            scored = score_typicality(
-                embedder,
-                rows,
-                probe,
-                balance=self.typicality_balance,
-                n_prototypes=self.n_prototypes,
-                seed=runtime.derive("prototypes"),
-            )
+            balance, n, seed = self.typicality_balance, self.n_prototypes, runtime.derive("prototypes")
+            scored = score_typicality(embedder, rows, probe, balance=balance, n_prototypes=n, seed=seed)
         else:
             scored = embed_for_probe(embedder, rows, probe)
         found = replace(rows, typicality=scored.attributes.get("typicality_")).where(used)
