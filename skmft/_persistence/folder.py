@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
+from safetensors.torch import load as tensors_of
 
 from .._typing import Json, Params
 
 FORMAT = 2
 MANIFEST = "manifest.json"
-_LONGEST_JSON = 1 << 28  # bytes
 _OURS = {MANIFEST, "README.md", "estimator.json", "arrays.safetensors", "heads.safetensors", "encoder", "domains"}
 
 
@@ -30,29 +31,14 @@ class PersistenceError(ValueError):
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's content."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, content: Json) -> None:
-    """Write `content` as JSON in UTF-8."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Params:
-    """Read a JSON object; whatever is wrong with it is an error that names the file."""
-    if path.stat().st_size > _LONGEST_JSON:
-        raise PersistenceError(f"{path} has {path.stat().st_size} bytes; expected at most {_LONGEST_JSON}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PersistenceError(f"{path} is not valid JSON ({error}); save the estimator again.") from error
-    if not isinstance(content, dict):
-        raise PersistenceError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
+    """Write `content` as JSON in UTF-8; NumPy's numbers as Python's."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=lambda number: number.item())
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -63,61 +49,56 @@ def reading(path: Path) -> Iterator[None]:
     except (PersistenceError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # panics of the tokenizers library are no Exception
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = " ".join(str(error).split())[:300]
         raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
+
+
+def read_json(path: Path) -> Params:
+    """Read a JSON object."""
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}; expected a JSON object")
+        return content
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     """Tensors of a file that `verified_files` saw: made of the very bytes that are hashed here, and not mapped to the file."""
-    from safetensors.torch import load as from_bytes
-
     with reading(path):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != sha256:
             raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
-        return from_bytes(content)
+        return tensors_of(content)
 
 
 def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
-    """The format, and name and sha256 of all files in the folder's manifest, each of them checked."""
+    """The format, and name and sha256 of all files in the manifest of a resolved folder, each of them checked."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise PersistenceError(f"{manifest} is missing; expected a folder that save wrote.")
     content = read_json(manifest)
-    version = content.get("format")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise PersistenceError(f"{manifest}: format is {version!r}; expected a number of 1 or more.")
-    if version > FORMAT:
+    version, files = content.get("format"), content.get("files")
+    if type(version) is not int or version < 1 or not isinstance(files, dict):
         raise PersistenceError(
-            f"{manifest} has format {version}, but this version of skmft reads up to {FORMAT}; update skmft."
+            f"{manifest}: format is {version!r}, and files is a {type(files).__name__}; expected 1 or more, and an object."
         )
-    files = content.get("files")
-    if not isinstance(files, dict):
-        raise PersistenceError(f"{manifest}: files is a {type(files).__name__}; expected an object.")
+    if version > FORMAT:
+        raise PersistenceError(f"{manifest} has format {version}, and this skmft reads up to {FORMAT}; update skmft.")
     for name, digest in files.items():
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+        if not re.fullmatch(r"(encoder/|domains/)?\w[\w.-]*", name):
             raise PersistenceError(f"{manifest} lists {name!r}; expected names of files inside the folder.")
-        path = folder.joinpath(*parts)
+        path = folder / name
         if not path.is_file():
             raise PersistenceError(f"{path} is missing, but {MANIFEST} lists it; save again or fetch it again.")
-        if not path.resolve().is_relative_to(folder.resolve()) and not _is_hub_snapshot(folder):
+        in_hub_cache = folder.parent.name == "snapshots"  # where files are links to blobs beside the folder
+        if not path.resolve().is_relative_to(folder) and not in_hub_cache:
             raise PersistenceError(f"{path} lies outside of the folder; expected no links.")
-        if not isinstance(digest, str) or (got := sha256_of(path)) != digest:
-            got = got if isinstance(digest, str) else "no sha256 to compare with"
-            raise PersistenceError(f"{path} has sha256 {got}, expected {digest!r}: cut short or altered.")
-    listed = set(files)
-    for part in ("encoder", "domains"):  # what libraries read on their own must be listed
-        for path in sorted((folder / part).rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if not path.is_dir() and name not in listed:
-                raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
+        if (found := sha256_of(path)) != digest:
+            raise PersistenceError(f"{path} has sha256 {found}, expected {digest!r}: cut short or altered.")
+    for path in (path for part in ("encoder", "domains") for path in sorted((folder / part).rglob("*"))):
+        if path.relative_to(folder).as_posix() not in files and not path.is_dir():  # libraries would read it
+            raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
     return version, files
-
-
-def _is_hub_snapshot(folder: Path) -> bool:
-    """Whether the folder is in the hub's cache, whose files are links to blobs beside it."""
-    return folder.parent.name == "snapshots"
 
 
 def flush(path: Path) -> None:
@@ -136,20 +117,22 @@ def mend(target: Path) -> None:
     old = kept_aside(target)
     if not os.path.lexists(old):
         return
-    empty = target.is_dir() and not any(target.iterdir())
-    if not (old / MANIFEST).is_file():
-        if not old.is_dir() or any(old.iterdir()):
-            raise FileExistsError(
-                f"{old} is where save keeps the old folder while it puts the new one in its place, but it is no saved "
-                f"estimator (it has no {MANIFEST}); move it elsewhere, or remove it if it is not needed."
-            )
-        old.rmdir()
-    elif (target / MANIFEST).is_file():
+    if not (old / MANIFEST).is_file() and not is_empty(old):
+        raise FileExistsError(
+            f"{old} is where save keeps the old folder while the new one takes its place, but it is no saved estimator (it "
+            f"has no {MANIFEST}); move it elsewhere, or remove it if it is not needed."
+        )
+    if is_empty(target):
+        target.rmdir()
+    if target.exists():
         _take_over(old, target)
-    elif empty or not target.exists():
-        if empty:
-            target.rmdir()
+    else:
         os.rename(old, target)
+
+
+def is_empty(path: Path) -> bool:
+    """Whether this is a folder without files."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def swap(new: Path, target: Path) -> None:
@@ -179,13 +162,13 @@ def _take_over(old: Path, target: Path) -> None:
     for entry in others:
         os.rename(entry, target / entry.name)
     with suppress(OSError):
-        for entry in list(old.iterdir()):
-            if entry.is_symlink() or entry.is_file():
-                if entry.name != MANIFEST:  # the last to go: it tells that this folder is ours
-                    entry.unlink()
-            else:
+        # the manifest goes last: it tells that this folder is ours
+        for entry in sorted(old.iterdir(), key=lambda entry: entry.name == MANIFEST):
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-        shutil.rmtree(old)
+            else:
+                entry.unlink()
+        old.rmdir()
 
 
 def kept_aside(target: Path) -> Path:

@@ -15,7 +15,12 @@ def fetch(path: str | os.PathLike, revision: str | None = None) -> Path:
     """The folder itself, or the local snapshot of a repository of the hub."""
     folder = Path(path).expanduser().resolve()
     if folder.is_dir() or kept_aside(folder).is_dir():  # `load` takes the latter where a save was cut off
-        return Path(path)
+        if revision is not None:
+            raise ValueError(
+                f"revision={revision!r} is for repositories of the hub, but path={os.fspath(path)!r} is a folder here; leave "
+                "revision out, or give the hub's name of a repository."
+            )
+        return folder
     from huggingface_hub import snapshot_download
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import Any, Self
 
 from . import recipes
@@ -13,7 +12,7 @@ from ._typing import Name, Params
 
 
 class SavingMixin:
-    """Saving, loading and export, by way of `FittedState`."""
+    """Saving, loading and export, by way of `FittedState`; the estimator makes one, and is made of one."""
 
     def _fitted_state(self) -> FittedState:
         raise NotImplementedError
@@ -27,53 +26,41 @@ class SavingMixin:
     def _from_state(cls, state: FittedState) -> Self:
         raise NotImplementedError
 
-    def save(
-        self,
-        path: str | os.PathLike,
-        *,
-        notes: str = "",
-        results: Mapping[Name, Mapping[str, float]] | None = None,
-    ) -> None:
+    def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        What an earlier `save` wrote there is replaced at once; a crash leaves the old or the new. Other files in the folder
-        stay. Every file is in the manifest, the card among them: `load` refuses a folder with an edited card, so say what
-        it should say by `results` and `notes`. Under ``adaptation="full"`` each domain's file is as large as the encoder;
-        under ``"lora"`` and ``"head"`` it is small.
+        What an earlier `save` wrote there is replaced at once: a crash leaves the old or the new. Other files stay. `load`
+        refuses a folder with an edited card, so say in `notes` what it should say. With ``adaptation="full"`` each domain's
+        file is as large as the encoder.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the model card's section of results, such as what the held-out rows were.
-        results : dict of dict of numbers, default=None
-            Results by domain for the same section, a table: what ``skmft.metrics.domain_report(..., output_dict=True)`` gives.
+            Markdown for the model card's section of results, such as those of `skmft.metrics.domain_report` on held-out rows.
 
         Raises
         ------
         FileExistsError
             If the path, or ``.name.old`` beside it, holds something that `save` did not write.
         ValueError
-            If a parameter has a value that `load` would refuse, or `results` is no dict of dicts of numbers.
+            If a parameter has a value that `load` would refuse.
 
         Warns
         -----
         UserWarning
-            Of parameters that JSON cannot hold (callbacks, generators), which are saved as None.
+            Of parameters that JSON cannot hold, such as callbacks; see `load`.
         """
-        saving.save(self._fitted_state(), self._checked, path, notes=notes, results=results)
+        saving.save(self._fitted_state(), type(self), self._checked, path, notes)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
         """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
 
-        Nothing in the folder is executed, and every file is checked against the folder's manifest. A domain's own
-        weights are read when it is first asked for, and checked once more.
-
-        The encoder's weights are not read but mapped, so that processes that load one folder hold them in memory once.
-        Therefore replace the files of a folder that is in use, as `save` does, and do not write into them in place: answers
-        would change, or the process end.
+        Nothing in the folder is executed, and every file is checked against its manifest, domains' weights when they are
+        first asked for. The encoder's weights are mapped, so that processes share them: replace a folder in use as `save`
+        does, and do not write into its files.
 
         Parameters
         ----------
@@ -82,17 +69,16 @@ class SavingMixin:
         Returns
         -------
         object of the class
-            Its predictions are those of the saved one, bit for bit on the same machine. The settings of its next `fit`
-            are the saved parameters, but for those that JSON cannot hold (callbacks, generators, `memory`), which are None:
-            set them again. A recipe of a class that skmft does not have is not imported: predictions do not need it, and `fit`
-            and `adapt` say what to set.
+            Its predictions are those of the saved one, bit for bit on the same machine. Parameters that JSON cannot hold
+            (callbacks, generators) and `memory` are None: set them before `fit`. A recipe of a class that skmft does not have,
+            or with such a parameter, is not made again: `fit` and `adapt` refuse until one is set.
 
         Raises
         ------
         ValueError
             If a file is missing, altered, cut short or of a newer format; the message names it.
         """
-        return cls._from_state(loading.load(cls.__name__, cls._checked, recipes.make_recipe, path))
+        return cls._from_state(loading.load(cls, cls._checked, recipes.make_recipe, path))
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike, *, revision: str | None = None) -> Self:
@@ -112,12 +98,12 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            As for `load`, or if there is neither such a folder nor such a repository.
+            As for `load`; if there is neither such a folder nor such a repository; or if a folder is given a revision.
         """
         return cls.load(hub.fetch(path, revision))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, notes: str = "", **upload: Any) -> str:
-        """Save to a temporary folder and upload it to a repository of the Hugging Face hub, which is created if need be.
+        """Upload what `save` writes to a repository of the Hugging Face hub, which is created if need be.
 
         Parameters
         ----------
@@ -154,7 +140,7 @@ class SavingMixin:
         Raises
         ------
         ImportError
-            Without the package sentence-transformers (extra ``skmft[sentence-transformers]``).
+            Without the extra ``skmft[sentence-transformers]``.
         ValueError
             If the domain has no adapted model.
         """
@@ -183,7 +169,7 @@ class SavingMixin:
         Raises
         ------
         ImportError
-            Without the packages onnx and onnxscript (extra ``skmft[onnx]``).
+            Without the extra ``skmft[onnx]``.
         ValueError
             If the domain has no adapted model.
         """
