@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 from . import recipes
-from ._persistence import export, hub, loading, saving
+from ._persistence import export, loading, saving
 from ._persistence.state import FittedState
 from ._typing import Name, Params
 
@@ -14,43 +15,29 @@ from ._typing import Name, Params
 class SavingMixin:
     """Saving, loading and export, by way of `FittedState`; the estimator makes one, and is made of one."""
 
-    def _fitted_state(self) -> FittedState:
-        raise NotImplementedError
-
-    @classmethod
-    def _checked(cls, params: Params) -> Self:
-        """An estimator of these parameters; raises where they are not valid."""
-        raise NotImplementedError
-
-    @classmethod
-    def _from_state(cls, state: FittedState) -> Self:
-        raise NotImplementedError
+    _fitted_state: Callable[[], FittedState]
+    _checked: Callable[[Params], Self]
+    _from_state: Callable[[FittedState], Self]
 
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        What an earlier `save` wrote there is replaced at once: a crash leaves the old or the new. Other files stay. `load`
-        refuses a folder with an edited card, so say in `notes` what it should say. With ``adaptation="full"`` each domain's
-        file is as large as the encoder.
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Say in `notes` what
+        the card should say, since `load` refuses a card that was edited. Under ``adaptation="full"`` each domain's file is as
+        large as the encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the model card's section of results, such as those of `skmft.metrics.domain_report` on held-out rows.
+            Markdown for the card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
 
         Raises
         ------
-        FileExistsError
-            If the path, or ``.name.old`` beside it, holds something that `save` did not write.
-        ValueError
-            If a parameter has a value that `load` would refuse.
-
-        Warns
-        -----
-        UserWarning
-            Of parameters that JSON cannot hold, such as callbacks; see `load`.
+        FileExistsError, ValueError
+            If the path, or ``.name.old`` beside it, holds something that `save` did not write; or if `load` would refuse the
+            parameters as they are.
         """
         saving.save(self._fitted_state(), type(self), self._checked, path, notes)
 
@@ -69,9 +56,9 @@ class SavingMixin:
         Returns
         -------
         object of the class
-            Its predictions are those of the saved one, bit for bit on the same machine. Parameters that JSON cannot hold
-            (callbacks, generators) and `memory` are None: set them before `fit`. A recipe of a class that skmft does not have,
-            or with such a parameter, is not made again: `fit` and `adapt` refuse until one is set.
+            It predicts as the saved one did, bit for bit on the same machine. Parameters that JSON cannot hold (callbacks,
+            generators) and `memory` are None. A recipe with such a parameter, or not of skmft, is not made again: `fit` and
+            `adapt` say what to set.
 
         Raises
         ------
@@ -98,9 +85,9 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            As for `load`; if there is neither such a folder nor such a repository; or if a folder is given a revision.
+            As for `load`, or if there is no such folder or repository, or a folder is given a revision.
         """
-        return cls.load(hub.fetch(path, revision))
+        return cls.load(loading.fetch(path, revision))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, notes: str = "", **upload: Any) -> str:
         """Upload what `save` writes to a repository of the Hugging Face hub, which is created if need be.
@@ -121,7 +108,7 @@ class SavingMixin:
         str
             Address of the commit.
         """
-        return hub.push(self.save, repo_id, private=private, notes=notes, **upload)
+        return saving.push(self.save, repo_id, private=private, notes=notes, **upload)
 
     def to_sentence_transformer(self, domain: Name = None) -> Any:
         """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
@@ -134,15 +121,13 @@ class SavingMixin:
         Returns
         -------
         sentence_transformers.SentenceTransformer
-            On the CPU. With ``domain=None`` its ``encode(X)`` is `transform` in float32; for pairs under
-            ``pair_encoding="bi"`` it embeds single texts, of which `transform` is made.
+            On the CPU. Its ``encode(X)`` is `transform` in float32 where domain is None; for pairs under
+            ``pair_encoding="bi"`` it embeds single texts.
 
         Raises
         ------
-        ImportError
-            Without the extra ``skmft[sentence-transformers]``.
-        ValueError
-            If the domain has no adapted model.
+        ImportError, ValueError
+            Without the extra ``skmft[sentence-transformers]``; or if the domain has no adapted model.
         """
         return export.to_sentence_transformer(self._fitted_state(), domain)
 
@@ -159,18 +144,15 @@ class SavingMixin:
         Returns
         -------
         list of str
-            Names of the inputs, each int64 of shape (batch, tokens), as made by ``clf.tokenizer_(X, padding=True,
-            truncation=True, max_length=clf.max_length, return_token_type_ids="token_type_ids" in names,
-            return_tensors="np")``, where ``names`` is this list; for pairs, X is two lists of texts. The output is
-            ``"logits"``, float32, shape (batch, n_classes), classes in the order of `classes_`. For pairs under
-            ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its own special
-            tokens and cut to `max_length`, and ``token_type_ids`` tells them apart (0 and 1).
+            Names of the inputs, int64 of shape (batch, tokens), as ``clf.tokenizer_(X, padding=True, truncation=True,
+            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them,
+            where ``names`` is this list; for pairs, X is two lists of texts. The output is ``"logits"``, float32 of shape
+            (batch, n_classes). For pairs under ``pair_encoding="bi"`` a row holds the tokens of one text and then those of
+            the other, each with its special tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
 
         Raises
         ------
-        ImportError
-            Without the extra ``skmft[onnx]``.
-        ValueError
-            If the domain has no adapted model.
+        ImportError, ValueError
+            Without the extra ``skmft[onnx]``; or if the domain has no adapted model.
         """
         return export.to_onnx(self._fitted_state(), path, domain)

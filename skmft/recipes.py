@@ -443,5 +443,7 @@ class DomainAdversarial(Recipe):
 def make_recipe(name: str, params: Params | None) -> Recipe:
     """A recipe of skmft by its class's name, or a `MissingRecipe`; nothing is imported."""
     module, _, kind = name.rpartition(".")
-    known = globals()[kind] if params is not None and module == __name__ and kind in __all__ else None
-    return known(**params) if isinstance(known, type) and issubclass(known, Recipe) else MissingRecipe(name, params)
+    known = globals()[kind] if module == __name__ and kind in __all__ else None
+    if params is None or not (isinstance(known, type) and issubclass(known, Recipe)):
+        return MissingRecipe(name, params)
+    return known(**params)

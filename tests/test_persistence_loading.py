@@ -218,7 +218,7 @@ MANIFESTS = [
     ('{"format": true, "files": {}}', "format is True"),
     ('{"format": 3, "files": {}}', "has format 3, and this skmft reads up to 2; update skmft"),
     ('{"format": 1}', "files is a NoneType"),
-    ('{"format": 1, "files": {}}', "encoder/"),
+    ('{"format": 1, "files": {}}', "arrays.safetensors is not in manifest.json"),
     ('{"format": 1, "files": {"../outside": "0"}}', r"lists '\.\./outside'"),
     ('{"format": 1, "files": {"encoder/../../outside": "0"}}', "expected names of files inside the folder"),
     ('{"format": 1, "files": {"/etc/passwd": "0"}}', "lists '/etc/passwd'"),
@@ -319,24 +319,24 @@ def test_damage_with_a_new_manifest_is_an_error_or_loads_safely(saved, tmp_path)
 
 
 ALTERED = [
-    ({"adapted_domains": []}, r"adapted_domains has 0 names, but the files are \['domains/0"),
+    ({"adapted_domains": []}, r"adapted_domains is .., and the files are \['domains/0"),
     ({"adapted_domains": {}}, r"'adapted_domains' parameter of estimator.json must be an instance of 'list'. Got \{\}"),
     ({"adapted_domains": "xyz"}, "must be an instance of 'list'. Got 'xyz'"),
-    ({"adapted_domains": ["books", "kitchen", None]}, "None.; expected str, int or bool, each once"),
-    ({"adapted_domains": ["books", "kitchen", 1e400]}, "expected str, int or bool, each once"),
-    ({"adapted_domains": ["books", "kitchen", "books"]}, "expected str, int or bool, each once"),
-    ({"adapted_domains": ["books", 1, True]}, "expected str, int or bool, each once"),
-    ({"adapted_domains": ["books", "kitchen", "music", "dvd"]}, "adapted_domains has 4 names, but the files are"),
+    ({"adapted_domains": ["books", "kitchen", None]}, r"None\], and the files are"),
+    ({"adapted_domains": ["books", "kitchen", 1e400]}, "expected a str, int or bool for each, each once"),
+    ({"adapted_domains": ["books", "kitchen", "books"]}, "expected a str, int or bool for each, each once"),
+    ({"adapted_domains": ["books", 1, True]}, "expected a str, int or bool for each, each once"),
+    ({"adapted_domains": ["books", "kitchen", "music", "dvd"]}, "expected a str, int or bool for each, each once"),
     ({"history": {}}, r"'history' parameter of estimator.json must be an instance of 'list'. Got \{\}"),
     ({"history": [{}]}, "KeyError: 'stage'"),
-    ({"history": [{"stage": "last"}]}, r"history has the stages \['last'\]; expected"),
+    ({"history": [{"stage": "last"}]}, r"history has the stages \{'last'\}; expected"),
     ({"history": []}, r"arrays.safetensors does not fit .*'cross_similarity_'"),
-    ({"n_features_in": -1}, "n_features_in is -1; expected 1"),
-    ({"n_features_in": 2}, "n_features_in is 2; expected 1"),
-    ({"n_features_in": True}, "n_features_in is True; expected 1"),
-    ({"feature_names_in": ["text"]}, "expected names of 1 columns, as n_features_in"),
-    ({"n_features_in": 1, "feature_names_in": ["a", "b"]}, "expected names of 1 columns"),
-    ({"n_features_in": 1, "feature_names_in": []}, "expected names of 1 columns"),
+    ({"n_features_in": -1}, "n_features_in is -1, .*; expected 1"),
+    ({"n_features_in": 2}, "n_features_in is 2, .*; expected 1"),
+    ({"n_features_in": True}, "n_features_in is True, .*; expected 1"),
+    ({"feature_names_in": ["text"]}, "expected 1, and names of as many columns at most"),
+    ({"n_features_in": 1, "feature_names_in": ["a", "b"]}, "expected 1, and names of as many columns at most"),
+    ({"n_features_in": 1, "feature_names_in": []}, "expected 1, and names of as many columns at most"),
     ({"n_features_in": 1, "feature_names_in": {}}, r"must be an instance of 'list' or None. Got \{\}"),
     ({"n_features_in": 1, "feature_names_in": "x"}, "must be an instance of 'list' or None. Got 'x'"),
     ({"unknown": "me"}, "'unknown' parameter of estimator.json must be a str among"),
@@ -400,7 +400,7 @@ RECIPES = [
     ([], "estimator.json cannot be read"),
     (["skmft.recipes.MetaFineTuning"], "estimator.json cannot be read"),
     ([5, {"dict": []}], "a recipe is 5 with"),
-    (["skmft.recipes.MetaFineTuning", 5], "with 5; expected a class's name and a dict of its parameters"),
+    (["skmft.recipes.MetaFineTuning", 5], "with 5; expected a class's name and a dict of parameters"),
     (["their.Recipe", {"list": []}], r"with \[\]; expected a class's name and a dict"),
     (["skmft.recipes.MetaFineTuning", {"dict": [["more", 1]]}], "unexpected keyword argument 'more'"),
 ]
@@ -519,15 +519,14 @@ def test_weights_are_those_that_save_writes(copied):
         rewrite_manifest(copied, all_files=True)
         with pytest.raises(PersistenceError, match=r"index.json is no file that save writes"):
             MetaFineTunedClassifier.load(copied)
-    (encoder / "model.safetensors").rename(copied.parent / "outside.safetensors")
-    rewrite_manifest(copied, all_files=True)
-    with pytest.raises(PersistenceError, match=r"model.safetensors is not in manifest.json"):
-        MetaFineTunedClassifier.load(copied)
     index.unlink()
-    save_file(weights, shard, metadata={"format": "pt"})
-    save_file(weights, encoder / "model.safetensors", metadata={"format": "pt"})
+    (encoder / "model.safetensors").rename(shard)
     rewrite_manifest(copied, all_files=True)
     with pytest.raises(PersistenceError, match=r"of-00001.safetensors is no file that save writes"):
+        MetaFineTunedClassifier.load(copied)
+    shard.unlink()
+    rewrite_manifest(copied, all_files=True)
+    with pytest.raises(PersistenceError, match=r"encoder cannot be read .*model.safetensors"):
         MetaFineTunedClassifier.load(copied)
 
 
@@ -629,5 +628,5 @@ def test_adapters_that_do_not_fit(lora, data, tmp_path):
         rewrite_manifest(tmp_path / "model")
         for domains in ("books", np.resize(["books", "music"], len(data[0]))):
             clf = MetaFineTunedClassifier.load(tmp_path / "model")
-            with pytest.raises(PersistenceError, match=r"0.safetensors does not fit the meta-learner"):
+            with pytest.raises(PersistenceError, match=r"0.safetensors does not fit the rest of the folder"):
                 clf.predict(data[0], domains=domains)

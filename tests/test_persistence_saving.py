@@ -166,8 +166,8 @@ def test_the_folder(saved, fitted, tmp_path):
     assert "accuracy 1.00 on nothing" in card and "| books | 12 | 12 | yes |" in card and "later: music" in card
     assert "`learning_rate`: `0.003`" in card and "transformers 5" in card
     fitted.save(tmp_path / "model")
-    assert "No held-out results were given" in (tmp_path / "model" / "README.md").read_text()
-    assert "No held-out" not in card
+    assert "None were given when" in (tmp_path / "model" / "README.md").read_text()
+    assert "None were given" not in card
     assert not [p for p in saved.parent.iterdir() if p != saved]
 
 
@@ -192,7 +192,7 @@ def test_what_is_saved_can_be_loaded(make, data, tmp_path):
     loaded = MetaFineTunedClassifier.load(tmp_path / "model")
     assert loaded.recipe.corruption_layers == [1, 2]
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
-    with pytest.raises(ValueError, match=r"as they are now could not be loaded again \(The 'batch_size'"):
+    with pytest.raises(ValueError, match=r"load would refuse the parameters as they are \(The 'batch_size'"):
         clf.set_params(batch_size=-1).save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -24,15 +24,13 @@ def check_encoder(folder: Path) -> None:
     _check_names(folder)
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.exists():
-            content = read_json(path)
             with reading(path):
-                _refuse_keys(content)
-    with reading(folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
-            empty = AutoModel.from_config(config, trust_remote_code=False)
-        empty.pooler = None
-        empty.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+                _refuse_keys(read_json(path))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        empty = AutoModel.from_config(config, trust_remote_code=False)
+    empty.pooler = None
+    empty.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
 
 
 def _check_names(folder: Path) -> None:
@@ -68,11 +66,10 @@ def adapter_shapes(tensors: Tensors, module: torch.nn.Module) -> Tensors:
     return expected
 
 
-def same_shapes(path: Path, got: Tensors, allowed: Tensors, needed: Mapping) -> None:
+def same_shapes(path: Path, got: Tensors, allowed: Tensors, needed: Collection[str]) -> None:
     """Raise a PersistenceError where tensors do not fit those that are allowed, or one that is needed is missing."""
-    wrong = {
-        n for n, t in got.items() if n not in allowed or (t.shape, t.dtype) != (allowed[n].shape, allowed[n].dtype)
-    }
-    if wrong or not got or set(needed) - set(got):
-        names = sorted(wrong | (set(needed) - set(got)))[:3]
-        raise PersistenceError(f"{path} does not fit the meta-learner: {names or 'it is empty'}; save again.")
+    kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in allowed.items()}
+    wrong = {name for name, tensor in got.items() if kinds.get(name) != (tensor.shape, tensor.dtype)}
+    if (wrong := wrong | {*needed} - {*got}) or not got:
+        told = sorted(wrong)[:3] or "it is empty"
+        raise PersistenceError(f"{path} does not fit the rest of the folder: {told}; save again.")

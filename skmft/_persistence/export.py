@@ -16,7 +16,7 @@ from torch import nn
 from .._engine.encoder import PROCESS_STATE, quiet
 from .._engine.model import TextClassifier, reads_token_types
 from .._method.adaptation import domain_model
-from .._typing import Name, Tokenizer
+from .._typing import Name
 from .state import FittedState
 
 
@@ -39,28 +39,22 @@ def _network(state: FittedState, domain: Name) -> TextClassifier:
     return (network if on_cpu else copy.deepcopy(network).cpu()).eval()
 
 
-def _tokenizer(state: FittedState) -> Tokenizer:
-    """A copy of the estimator's tokenizer that does unasked what `tokenize` asks of it."""
-    tokenizer = copy.deepcopy(state.tokenizer)
-    tokenizer.model_max_length = state.settings["max_length"]
-    if reads_token_types(state.meta_learner.encoder) and "token_type_ids" not in tokenizer.model_input_names:
-        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what save_pretrained writes
-    return tokenizer
-
-
 def to_sentence_transformer(state: FittedState, domain: Name) -> Any:
     """See `MetaFineTunedClassifier.to_sentence_transformer`."""
     library = _need("sentence_transformers", "sentence-transformers", "to_sentence_transformer")
     modules = import_module("sentence_transformers.sentence_transformer.modules")
-    encoder = _network(state, domain).encoder
-    with tempfile.TemporaryDirectory() as folder:
-        with quiet(), torch.random.fork_rng(devices=[]):  # a pooler, which nothing reads, is drawn at random
-            encoder.save_pretrained(folder)
-            _tokenizer(state).save_pretrained(folder)
-            transformer = modules.Transformer(folder, max_seq_length=state.settings["max_length"])
-        pooling = modules.Pooling(encoder.config.hidden_size, pooling_mode=state.settings["pooling"])
-        return library.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    encoder, tokenizer = _network(state, domain).encoder, copy.deepcopy(state.tokenizer)
+    # it does unasked what `tokenize` asks of it
+    tokenizer.model_max_length = state.settings["max_length"]
+    if reads_token_types(encoder) and "token_type_ids" not in tokenizer.model_input_names:
+        tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what save_pretrained writes
+    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng(devices=[]):
+        encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = modules.Transformer(folder, max_seq_length=tokenizer.model_max_length)  # draws a pooler, not used
+    pooling = modules.Pooling(encoder.config.hidden_size, pooling_mode=state.settings["pooling"])
+    return library.SentenceTransformer(modules=[transformer, pooling], device="cpu")
 
 
 class _Logits(nn.Module):

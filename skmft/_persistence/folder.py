@@ -79,41 +79,48 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
     content = read_json(manifest)
     version, files = content.get("format"), content.get("files")
     if type(version) is not int or version < 1 or not isinstance(files, dict):
-        raise PersistenceError(
-            f"{manifest}: format is {version!r}, and files is a {type(files).__name__}; expected 1 or more, and an object."
-        )
+        told = f"format is {version!r}, and files is a {type(files).__name__}"
+        raise PersistenceError(f"{manifest}: {told}; expected a number of 1 or more, and an object.")
     if version > FORMAT:
         raise PersistenceError(f"{manifest} has format {version}, and this skmft reads up to {FORMAT}; update skmft.")
+    in_hub_cache = folder.parent.name == "snapshots"  # where files are links to blobs beside the folder
     for name, digest in files.items():
         if not re.fullmatch(r"(encoder/|domains/)?\w[\w.-]*", name):
             raise PersistenceError(f"{manifest} lists {name!r}; expected names of files inside the folder.")
         path = folder / name
         if not path.is_file():
             raise PersistenceError(f"{path} is missing, but {MANIFEST} lists it; save again or fetch it again.")
-        in_hub_cache = folder.parent.name == "snapshots"  # where files are links to blobs beside the folder
         if not path.resolve().is_relative_to(folder) and not in_hub_cache:
             raise PersistenceError(f"{path} lies outside of the folder; expected no links.")
         if (found := sha256_of(path)) != digest:
             raise PersistenceError(f"{path} has sha256 {found}, expected {digest!r}: cut short or altered.")
-    for path in (path for part in ("encoder", "domains") for path in sorted((folder / part).rglob("*"))):
-        if path.relative_to(folder).as_posix() not in files and not path.is_dir():  # libraries would read it
-            raise PersistenceError(f"{path} is not in {MANIFEST}; remove it.")
+    ours = [folder / name for name in sorted(_OURS - {MANIFEST, "README.md"})]
+    for path in (path for part in ours for path in (part, *part.rglob("*"))):
+        if path.is_file() and path.relative_to(folder).as_posix() not in files:
+            raise PersistenceError(f"{path} is not in {MANIFEST}; remove it, or save again.")
     return version, files
 
 
 def flush(path: Path) -> None:
     """Have the file or folder on the disk before what follows."""
-    if os.name == "nt":  # folders cannot be opened there, nor files be flushed that are open for reading
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    if os.name != "nt":  # folders cannot be opened there, nor files be flushed that are open for reading
+        handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
-    finally:
         os.close(handle)
 
 
+def swap(new: Path, target: Path) -> None:
+    """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
+    with suppress(FileNotFoundError):
+        os.rename(target, kept_aside(target))
+    try:
+        os.rename(new, target)
+    finally:
+        mend(target)
+
+
 def mend(target: Path) -> None:
-    """Finish or undo what an earlier save left that was cut off while the new folder took the old one's place."""
+    """Finish or undo what a save left, which may have been cut off: of the old folder and the new one, the new one stays."""
     old = kept_aside(target)
     if not os.path.lexists(old):
         return
@@ -124,35 +131,10 @@ def mend(target: Path) -> None:
         )
     if is_empty(target):
         target.rmdir()
-    if target.exists():
-        _take_over(old, target)
-    else:
+    if not target.exists():
         os.rename(old, target)
-
-
-def is_empty(path: Path) -> bool:
-    """Whether this is a folder without files."""
-    return path.is_dir() and not any(path.iterdir())
-
-
-def swap(new: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
-    old, replaces = kept_aside(target), target.exists()
-    if replaces:
-        os.rename(target, old)
-    try:
-        os.rename(new, target)
-    except BaseException:
-        if replaces:
-            os.rename(old, target)
-        raise
-    if replaces:
-        _take_over(old, target)
-
-
-def _take_over(old: Path, target: Path) -> None:
-    """Move what somebody put beside our files, such as a .git folder, to the new folder; then remove the old one."""
-    others = [entry for entry in old.iterdir() if entry.name not in _OURS]
+        return
+    others = [entry for entry in old.iterdir() if entry.name not in _OURS]  # somebody else's, such as a .git folder
     for entry in others:
         if os.path.lexists(target / entry.name):
             raise FileExistsError(
@@ -169,6 +151,11 @@ def _take_over(old: Path, target: Path) -> None:
             else:
                 entry.unlink()
         old.rmdir()
+
+
+def is_empty(path: Path) -> bool:
+    """Whether this is a folder without files."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def kept_aside(target: Path) -> Path:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,14 +26,10 @@ from sklearn.base import BaseEstimator
 from .._engine.encoder import quiet
 from .._typing import Params
 from .folder import FORMAT, MANIFEST, flush, is_empty, mend, sha256_of, swap, write_json
-from .state import PLAIN, SOURCE, FittedState
-from .values import about_recipe, decode, encode, encode_names
+from .state import PLAIN, SOURCE, FittedState, ParamsCheck
+from .values import decode, encode, encode_names, name_of
 
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
-_NO_RESULTS = (
-    "No held-out results were given when the model was saved (`save(path, notes=...)` takes them). The table above counts "
-    "training rows; how good the model is on others is not known here."
-)
 _CARD = """\
 ---
 library_name: skmft
@@ -52,9 +49,9 @@ clf.predict(X, domains=d)
 
 ## Training rows
 
-{table}
+{table}{later}
 
-## Results
+## Results on held-out rows
 
 {results}
 
@@ -62,29 +59,20 @@ clf.predict(X, domains=d)
 
 {params}
 
-## Versions
-
-{versions}
+Versions: {versions}.
 """
 
 
-def save(
-    state: FittedState, kind: type, check: Callable[[Params], object], path: str | os.PathLike, notes: str
-) -> None:
-    """Write a fitted classifier of class `kind` to a folder, with `notes` in its model card.
-
-    `check` makes an estimator of parameters, and raises where they are not valid.
-    """
+def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.PathLike, notes: str) -> None:
+    """Write a fitted classifier of class `kind` to a folder, with `notes` in its model card."""
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
     _refuse_place(target)
     mend(target)
-    params = _params_as_json(state.params)
+    params = _as_json(state.params)
     try:
         check({name: decode(value, lambda name, params: state.params["recipe"]) for name, value in params.items()})
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the parameters as they are now could not be loaded again ({error}); set_params first."
-        ) from error
+        raise ValueError(f"load would refuse the parameters as they are ({error}); set_params first.") from error
     columns = state.feature_names_in
     about = {
         "class": kind.__name__,
@@ -114,30 +102,39 @@ def save(
         swap(new, target)
 
 
+def push(save: Callable[..., None], repo_id: str, *, private: bool | None, notes: str, **upload: Any) -> str:
+    """Upload what ``save(folder, notes=...)`` writes."""
+    from huggingface_hub import create_repo, upload_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "model"
+        save(target, notes=notes)
+        create_repo(repo_id, private=private, exist_ok=True, token=upload.get("token"))
+        upload = {"delete_patterns": ["encoder/*", "domains/*"], **upload}  # files that no manifest lists are refused
+        return str(upload_folder(repo_id=repo_id, folder_path=target, **upload))
+
+
 def _refuse_place(target: Path) -> None:
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
         raise ValueError(
-            f"path={str(target)!r} is a mount point, or the working directory or a folder around it; save puts a new folder in "
-            "its place, which these do not allow. Name a folder inside it."
+            f"path={str(target)!r} is a mount point, or the working directory or a folder around it, which save cannot "
+            "replace. Name a folder inside it."
         )
     if target.exists() and not (target / MANIFEST).is_file() and not is_empty(target):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
 
-def _params_as_json(given: Params) -> Params:
+def _as_json(given: Params) -> Params:
     params, lost = {}, []
     for name, value in {**given, "memory": None}.items():  # memory is a place on this machine
         try:
             params[name] = encode(value)
         except TypeError:
-            lost.append(name)  # a recipe keeps its name, so that fit does not follow another one
-            params[name] = {"recipe": [about_recipe(value)[0], None]} if isinstance(value, BaseEstimator) else None
+            lost.append(name)  # a recipe's name is kept, so that fit does not follow another one
+            params[name] = {"recipe": [name_of(value), None]} if isinstance(value, BaseEstimator) else None
     if lost:
-        warnings.warn(
-            f"parameters {lost} cannot be kept in JSON and are not saved: predictions do not need them, but set them again "
-            "before fit or adapt.",
-            stacklevel=4,
-        )
+        told = f"parameters {lost} cannot be kept in JSON: predictions do not need them; set them again before fit or adapt."
+        warnings.warn(told, stacklevel=4)
     return params
 
 
@@ -161,17 +158,16 @@ def _model_card(state: FittedState, kind: type, versions: dict[str, str], notes:
     domains, adapted = state.domains.tolist(), state.adapted_weights
     rows = [["domain", *state.classes.tolist(), "adapted"], ["---"] * (len(state.classes) + 2)]
     rows += [[d, *n, "yes" if d in adapted else "no"] for d, n in zip(domains, state.class_counts.tolist())]
-    table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-    if later := [str(domain) for domain in adapted if domain not in domains]:
-        table += f"\n\nAdapted to later: {', '.join(later)}."
+    later = [str(domain) for domain in adapted if domain not in domains]
     return _CARD.format(
         name=kind.__name__,
         module="skmft" if kind.__module__ == "skmft.classifier" else kind.__module__,
         encoder=state.encoder_source.name,
         n_rows=state.class_counts.sum(),
         texts="text pairs" if state.is_pair else "texts",
-        table=table,
-        results=notes or _NO_RESULTS,
+        table="\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows),
+        later=f"\n\nAdapted to later: {', '.join(later)}." if later else "",
+        results=notes or "None were given when the model was saved; the table above counts training rows.",
         params="\n".join(f"- `{name}`: `{value!r}`" for name, value in state.params.items() if name != "memory"),
         versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )

@@ -34,16 +34,14 @@ def encode(value: Json) -> Any:
     if isinstance(value, dict):
         return {"dict": [[encode(k), encode(v)] for k, v in value.items()]}
     if isinstance(value, BaseEstimator):
-        name, params = about_recipe(value)
-        return {"recipe": [name, encode(params)]}
+        about = value.about() if hasattr(value, "about") else (name_of(value), value.get_params(deep=False))
+        return {"recipe": [encode(part) for part in about]}
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def about_recipe(recipe: Json) -> tuple[str, Params | None]:
-    """Name of a recipe's class, and its parameters: its own, or those that it stands for."""
-    if hasattr(recipe, "about"):
-        return recipe.about()
-    return f"{type(recipe).__module__}.{type(recipe).__qualname__}", recipe.get_params(deep=False)
+def name_of(recipe: BaseEstimator) -> str:
+    """Name of a recipe's class, its module's before it."""
+    return f"{type(recipe).__module__}.{type(recipe).__qualname__}"
 
 
 def decode(value: Json, recipe: RecipeMaker | None = None) -> Any:
@@ -56,9 +54,7 @@ def decode(value: Json, recipe: RecipeMaker | None = None) -> Any:
     if kind == "recipe" and recipe is not None:
         name, params = content[0], decode(content[1], recipe)
         if not isinstance(name, str) or not isinstance(params, (dict, type(None))):
-            raise TypeError(
-                f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of its parameters"
-            )
+            raise TypeError(f"a recipe is {name!r} with {params!r}; expected a class's name and a dict of parameters")
         return recipe(name, params)
     return {"list": list, "tuple": tuple}[kind](decode(v, recipe) for v in content)
 
