@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import tempfile
 import warnings
@@ -30,10 +31,8 @@ def _need(package: str, extra: str, purpose: str) -> Any:
 def _network(state: FittedState, domain: Name) -> TextClassifier:
     """The network that answers for a domain (None: the meta-learner), adapters merged, on the CPU."""
     if domain is not None and domain not in state.adapted_weights:
-        raise ValueError(
-            f"domain={domain!r} has no adapted model (adapted: {list(state.adapted_weights)}); domain=None exports the "
-            "meta-learner."
-        )
+        told = f"domain={domain!r} has no adapted model (adapted: {list(state.adapted_weights)})"
+        raise ValueError(f"{told}; domain=None exports the meta-learner.")
     network = domain_model(state.meta_learner, {} if domain is None else state.adapted_weights[domain])
     on_cpu = next(network.parameters()).device.type == "cpu"
     return (network if on_cpu else copy.deepcopy(network).cpu()).eval()
@@ -88,19 +87,23 @@ def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name) -> list[s
         shape[1] = torch.export.Dim("tokens", min=2, max=longest)
     target = Path(path).expanduser().absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    quietly = warnings.catch_warnings(action="ignore")  # the exporter warns about itself
+    logger, quietly = logging.getLogger("torch.onnx"), warnings.catch_warnings(action="ignore")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, PROCESS_STATE, quietly:
-        partial = Path(folder) / target.name
-        torch.onnx.export(
-            _Logits(network),
-            inputs,
-            partial,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=((shape,) * len(names),),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        partial, level = Path(folder) / target.name, logger.level
+        logger.setLevel(logging.ERROR)  # the exporter warns about itself
+        try:
+            torch.onnx.export(
+                _Logits(network),
+                inputs,
+                partial,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=((shape,) * len(names),),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        finally:
+            logger.setLevel(level)
         os.replace(partial, target)
     return names

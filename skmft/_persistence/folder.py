@@ -125,10 +125,8 @@ def mend(target: Path) -> None:
     if not os.path.lexists(old):
         return
     if not (old / MANIFEST).is_file() and not is_empty(old):
-        raise FileExistsError(
-            f"{old} is where save keeps the old folder while the new one takes its place, but it is no saved estimator (it "
-            f"has no {MANIFEST}); move it elsewhere, or remove it if it is not needed."
-        )
+        told = f"{old} is where save keeps the old folder for a moment, but it is no saved estimator (it has no {MANIFEST})"
+        raise FileExistsError(f"{told}; move it elsewhere, or remove it if it is not needed.")
     if is_empty(target):
         target.rmdir()
     if not target.exists():
@@ -137,10 +135,8 @@ def mend(target: Path) -> None:
     others = [entry for entry in old.iterdir() if entry.name not in _OURS]  # somebody else's, such as a .git folder
     for entry in others:
         if os.path.lexists(target / entry.name):
-            raise FileExistsError(
-                f"{target / entry.name} is there, but so is {entry}, which a save that was cut off has not moved yet; "
-                "keep one of them and remove the other."
-            )
+            told = f"{target / entry.name} is there, but so is {entry}, which a save that was cut off has not moved yet"
+            raise FileExistsError(f"{told}; keep one of them and remove the other.")
     for entry in others:
         os.rename(entry, target / entry.name)
     with suppress(OSError):

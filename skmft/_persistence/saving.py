@@ -58,8 +58,6 @@ clf.predict(X, domains=d)
 ## Parameters
 
 {params}
-
-Versions: {versions}.
 """
 
 
@@ -91,7 +89,7 @@ def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.Path
         new = Path(folder) / "new"
         _write_weights(state, new)
         write_json(new / "estimator.json", about)
-        (new / "README.md").write_text(_model_card(state, kind, about["versions"], notes.strip()), encoding="utf-8")
+        (new / "README.md").write_text(_model_card(state, kind, notes.strip()), encoding="utf-8")
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         write_json(new / MANIFEST, {"format": FORMAT, "files": {name: sha256_of(new / name) for name in files}})
         mode = (new / MANIFEST).stat().st_mode  # as the user's umask has it; some writers keep files to themselves
@@ -116,10 +114,8 @@ def push(save: Callable[..., None], repo_id: str, *, private: bool | None, notes
 
 def _refuse_place(target: Path) -> None:
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
-        raise ValueError(
-            f"path={str(target)!r} is a mount point, or the working directory or a folder around it, which save cannot "
-            "replace. Name a folder inside it."
-        )
+        told = f"path={str(target)!r} is a mount point, or the working directory or a folder around it"
+        raise ValueError(f"{told}, which save cannot replace. Name a folder inside it.")
     if target.exists() and not (target / MANIFEST).is_file() and not is_empty(target):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
@@ -154,7 +150,7 @@ def _write_weights(state: FittedState, new: Path) -> None:
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, new / f"{name}.safetensors")
 
 
-def _model_card(state: FittedState, kind: type, versions: dict[str, str], notes: str) -> str:
+def _model_card(state: FittedState, kind: type, notes: str) -> str:
     domains, adapted = state.domains.tolist(), state.adapted_weights
     rows = [["domain", *state.classes.tolist(), "adapted"], ["---"] * (len(state.classes) + 2)]
     rows += [[d, *n, "yes" if d in adapted else "no"] for d, n in zip(domains, state.class_counts.tolist())]
@@ -169,5 +165,4 @@ def _model_card(state: FittedState, kind: type, versions: dict[str, str], notes:
         later=f"\n\nAdapted to later: {', '.join(later)}." if later else "",
         results=notes or "None were given when the model was saved; the table above counts training rows.",
         params="\n".join(f"- `{name}`: `{value!r}`" for name, value in state.params.items() if name != "memory"),
-        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
     )
