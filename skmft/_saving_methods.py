@@ -22,9 +22,9 @@ class SavingMixin:
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Say in `notes` what
-        the card should say, since `load` refuses a card that was edited. Under ``adaptation="full"`` each domain's file is as
-        large as the encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. `load` refuses an
+        edited card; say in `notes` what it should say. Under ``adaptation="full"`` each domain's file is as large as the
+        encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
 
         Parameters
         ----------

@@ -162,12 +162,11 @@ def _read_fields(content: Params) -> Params:
 
 def _check_arrays(path: Path, arrays: Tensors, fields: Params, width: int) -> None:
     """``class_counts_``, and the attributes of stage 1 where there was one."""
-    k, several = fields["settings"]["n_prototypes"], fields["settings"]["n_prototypes"] > 1
-    grid = (len(fields["domains"]), len(fields["classes"]))
+    grid, k = (len(fields["domains"]), len(fields["classes"])), fields["settings"]["n_prototypes"]
     expected = {"class_counts_": torch.empty(grid, dtype=torch.int64, device="meta")}
     if any(entry["stage"] == "typicality" for entry in fields["history"]):
         n_rows = arrays.get("typicality_", torch.empty(0)).shape[:1]
-        shapes = ((*grid, k, width) if several else (*grid, width), (*grid, k), n_rows, n_rows, n_rows)
+        shapes = ((*grid, k, width) if k > 1 else (*grid, width), (*grid, k), n_rows, n_rows, n_rows)
         expected |= {n: torch.empty(s, dtype=torch.float64, device="meta") for n, s in zip(STAGE_1, shapes)}
     same_shapes(path, arrays, expected, expected)
     counted = int(arrays["class_counts_"].sum())
