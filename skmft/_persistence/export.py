@@ -34,8 +34,7 @@ def _network(state: FittedState, domain: Name) -> TextClassifier:
         told = f"domain={domain!r} has no adapted model (adapted: {list(state.adapted_weights)})"
         raise ValueError(f"{told}; domain=None exports the meta-learner.")
     network = domain_model(state.meta_learner, {} if domain is None else state.adapted_weights[domain])
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    return (network if on_cpu else copy.deepcopy(network).cpu()).eval()
+    return network if next(network.parameters()).device.type == "cpu" else copy.deepcopy(network).cpu()
 
 
 def to_sentence_transformer(state: FittedState, domain: Name) -> Any:
