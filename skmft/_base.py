@@ -36,7 +36,7 @@ from ._method.probe import probe_rows
 from ._method.typicality import Scored, embed_for_probe, score_typicality
 from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_params
 from ._persistence.state import STAGE_1, FittedState
-from ._saving import SavingMixin
+from ._saving_methods import SavingMixin
 from ._stage import Stage
 from ._typing import Array, Domains, Name, Params, Tensors, Texts, Tokenizer
 from .recipes import MissingRecipe, Recipe
@@ -382,7 +382,6 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         self._check_unchanged()
         return FittedState(
-            class_name=type(self).__name__,
             params=self.get_params(deep=False),
             settings=self._fitted_with,
             arrays={name: getattr(self, name) for name in STAGE_1 if hasattr(self, name)},

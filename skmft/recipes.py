@@ -122,23 +122,25 @@ class Recipe(BaseEstimator):
 
 @dataclass(repr=False, eq=False)
 class MissingRecipe(Recipe):
-    """Stands for a recipe of a class that `load` did not import. Predictions do not need it; training does."""
+    """Stands for a recipe that `load` does not make: not of skmft, or its `params` not kept (None). Training needs another."""
 
     name: str
-    params: Params
+    params: Params | None
 
-    def about(self) -> tuple[str, Params]:
+    def about(self) -> tuple[str, Params | None]:
         """What a saved folder says of the recipe that it stands for."""
         return self.name, self.params
 
     def refuse(self) -> None:
         """Say what training lacks."""
         raise ValueError(
-            f"the model was trained by the recipe {self!r}, which load does not import; before fit or adapt import its class "
+            f"the model was trained by the recipe {self!r}, which load does not make; before fit or adapt import its class "
             f"and call set_params(recipe={self!r})."
         )
 
     def __repr__(self) -> str:
+        if self.params is None:
+            return f"{self.name}(...)"
         given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
         return f"{self.name}({given})"
 
@@ -355,8 +357,10 @@ class DomainAdversarial(Recipe):
         return terms
 
 
-def make_recipe(name: str, params: Params) -> Recipe:
-    """A recipe of skmft by its class's name, or a `MissingRecipe` for others; nothing is imported."""
+def make_recipe(name: str, params: Params | None) -> Recipe:
+    """A recipe of skmft by its class's name, or a `MissingRecipe`; nothing is imported."""
     module, _, kind = name.rpartition(".")
     known = globals()[kind] if module == __name__ and kind in __all__ else None
-    return known(**params) if isinstance(known, type) and issubclass(known, Recipe) else MissingRecipe(name, params)
+    if params is None or not (isinstance(known, type) and issubclass(known, Recipe)):
+        return MissingRecipe(name, params)
+    return known(**params)
