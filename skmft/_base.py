@@ -105,12 +105,9 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ValueError, TypeError
             If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails later than that,
             it is left unfitted.
-        torch.OutOfMemoryError
-            If a batch does not fit in the device's memory; set a smaller `batch_size`.
-        FloatingPointError
-            If the loss or a trained weight is no number, as at too large a learning rate.
-        ImportError
-            Without the extra that ``adaptation="lora"`` or ``distributed=True`` needs.
+        torch.OutOfMemoryError, FloatingPointError, ImportError
+            If a batch does not fit in the device's memory; the loss or a trained weight is no number, as at too large a
+            `learning_rate`; the extra that ``adaptation="lora"`` or ``distributed=True`` needs is not installed.
         """
         self._check_parameters()
         recipe = self._make_recipe()
@@ -266,8 +263,6 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
         ValueError, TypeError
             If X or domains are not as described, a domain is unknown under ``unknown_domain="error"``, or all are and of
             another type than those of `fit`.

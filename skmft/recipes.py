@@ -13,7 +13,6 @@ from numbers import Real
 from typing import ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -27,7 +26,7 @@ from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
-from ._typing import Batch, Params
+from ._typing import Batch, Params, Tensors
 
 __all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "SingleDomain", "Stage", "Trained"]
 
@@ -115,7 +114,7 @@ class Recipe(BaseEstimator):
         """
         return {**label_terms(model, output, batch)}
 
-    def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None:
+    def finish(self, model: TextClassifier, start: Tensors, interpolation: float) -> None:
         """What is done with the weights when training has ended? By default they go back some way to the start."""
         interpolate(model, start, interpolation)
 
