@@ -9,14 +9,13 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
 from ._typing import Array, Axes, Domains, Estimator, Labels, Texts
 
-__all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
+__all__ = ["DomainScoresDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
 __all__ += ["explain_typicality"]
 
 Metric = Callable[..., float]
@@ -290,65 +289,6 @@ class TrainingHistoryDisplay(_Display):
             if losses.max() > 10 * losses.min() > 0:
                 axes[1].set(yscale="log", ylabel="loss, logarithmic")
                 axes[1].autoscale(axis="y")
-
-
-class EmbeddingDisplay(_Display):
-    """Two principal components of embeddings, in four panels: before training by class, after it by class, both by domain.
-
-    Parameters
-    ----------
-    before, after : array-like, shape (n_samples, hidden)
-        Embeddings by the pre-trained encoder and by the meta-learner.
-    y, domains : array-like, shape (n_samples,)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skmft.inspection import EmbeddingDisplay
-    >>> embeddings = np.random.default_rng(0).normal(size=(6, 4))
-    >>> EmbeddingDisplay(embeddings, embeddings, [0, 1] * 3, ["books"] * 3 + ["dvd"] * 3).after.shape
-    (6, 2)
-    """
-
-    _panels = ("pre-trained, by class", "meta-learner, by class", "pre-trained, by domain", "meta-learner, by domain")
-    _rows = 2
-
-    def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
-        self.y, self.domains = np.asarray(y), np.asarray(domains)
-        check_lengths("before", np.shape(before)[0], after=after, y=self.y, domains=self.domains)
-        self.before, self.after = (np.asarray(PCA(2, random_state=0).fit_transform(E)) for E in (before, after))
-        most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
-        self._size = 8.5 + 1.5 * ceil(most / 16), 8
-
-    @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
-        """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
-
-        Parameters
-        ----------
-        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
-
-        Returns
-        -------
-        EmbeddingDisplay
-        """
-        return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
-
-    def _draw(self, *axes: Axes) -> None:
-        order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
-        for k, (ax, title) in enumerate(zip(axes, self._panels)):
-            names, numbers = np.unique((self.y if k < 2 else self.domains)[order], return_inverse=True)
-            points = (self.after if k % 2 else self.before)[order]
-            for first in range(0, len(names), 8):  # names that share a marker
-                rows = numbers // 8 == first // 8
-                colours = [_COLOURS[number % 8] for number in numbers[rows]]
-                marker = _MARKERS[first // 8 % 8]
-                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, color=colours, marker=marker)
-            for number, name in enumerate(names.tolist()):
-                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_MARKS[number % 64])
-            ax.set(title=title, xticks=[], yticks=[])
-            if k % 2:
-                _legend(ax, len(names), fontsize="small")
 
 
 def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = None) -> pd.DataFrame:

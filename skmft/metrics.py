@@ -1,4 +1,4 @@
-"""Scores per domain: a report, averages over domains, scorers that know the domains, and a probe for domains."""
+"""Scores per domain: a report, averages over domains, and scorers that know the domains."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from ._inputs.grouping import check_domains, column_of, scores_by_domain
+from ._inputs.grouping import column_of, scores_by_domain
 from ._typing import Array, Estimator, Name, Params, Texts
 
-__all__ = ["domain_invariance_score", "domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
+__all__ = ["domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
 
@@ -325,58 +322,3 @@ def make_domain_scorer(
     if response_method not in (known := ["predict", "predict_proba", "decision_function"]):
         raise ValueError(f"response_method={response_method!r}; expected one of {known}.")
     return _DomainScorer(metric, average, response_method, greater_is_better, domain_column, kwargs)
-
-
-def domain_invariance_score(
-    embeddings: ArrayLike, domains: ArrayLike, *, cv: int = 5, random_state: int | np.random.RandomState | None = None
-) -> float:
-    """How well a linear probe [1]_ recognises the domain of embeddings: 0 is chance, 1 is always; lower is more invariant.
-
-    The probe is a logistic regression on standardised embeddings. Its score is ``(accuracy - chance) / (1 - chance)``, of the
-    balanced accuracy (every domain counts alike) on rows that it was not fitted on, and chance, 1 / number of domains.
-
-    Parameters
-    ----------
-    embeddings : array-like, shape (n_samples, hidden)
-        For example ``clf.transform(X)``.
-    domains : array-like, shape (n_samples,)
-    cv : int, default=5
-        Folds, stratified by domain and shuffled.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the folds.
-
-    Returns
-    -------
-    float
-        At most 1; negative if the probe is worse than chance.
-
-    Raises
-    ------
-    ValueError
-        If there is only one domain, a domain has fewer rows than `cv`, a row has none, or domains are of several types.
-
-    References
-    ----------
-    .. [1] G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes", 2016, arXiv:1610.01644.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skmft.metrics import domain_invariance_score
-    >>> domains = np.repeat(["books", "dvd"], 10)
-    >>> embeddings = np.where(domains == "books", 1, -1)[:, None] + np.random.default_rng(0).normal(0, 0.1, (20, 3))
-    >>> domain_invariance_score(embeddings, domains)
-    1.0
-    """
-    embeddings = np.asarray(embeddings)
-    values = check_domains(domains, "embeddings", len(embeddings))
-    names, values, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    smallest = names.tolist()[sizes.argmin()]
-    if len(names) < 2:
-        raise ValueError(f"All rows are of one domain, {smallest!r}; a probe needs at least two domains.")
-    if sizes.min() < cv:
-        raise ValueError(f"domain {smallest!r} has {sizes.min()} rows, fewer than cv={cv}; use fewer folds.")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
-    folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
-    predicted = cross_val_predict(probe, embeddings, values, cv=folds)
-    return float(balanced_accuracy_score(values, predicted, adjusted=True))
