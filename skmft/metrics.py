@@ -44,8 +44,8 @@ def macro_domain_score(
     metric : callable, default=accuracy_score
         ``metric(y, y_pred, **kwargs)``, called for each domain.
     sample_weight : array-like, shape (n_samples,), default=None
-        Passed on to `metric`, as are `kwargs`.
     **kwargs
+        Passed on to `metric`, as is `sample_weight`.
 
     Returns
     -------
@@ -140,31 +140,30 @@ def domain_report(
     gap                0.50      0.67
     """
     classes = np.unique(np.asarray(y)) if labels is None else np.asarray(labels)
-    macro_f1 = partial(f1_score, average="macro")
+    score = partial(scores_by_domain, y=y, domains=domains, weight=sample_weight)
     columns = {
-        "accuracy": scores_by_domain(accuracy_score, y, domains, sample_weight, y_pred=y_pred),
-        "macro F1": scores_by_domain(macro_f1, y, domains, sample_weight, y_pred=y_pred),
+        "accuracy": score(accuracy_score, y_pred=y_pred),
+        "macro F1": score(partial(f1_score, average="macro"), y_pred=y_pred),
     }
     if y_proba is not None:
         if np.shape(y_proba)[1:] != classes.shape:
-            raise ValueError(
-                f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
-            )
+            got, names = np.shape(y_proba), classes.tolist()
+            raise ValueError(f"y_proba has shape {got}; expected one column for each of labels={names}.")
         order = np.argsort(classes)  # in which log_loss takes the columns
-        loss, proba = partial(log_loss, labels=classes[order]), np.asarray(y_proba)[:, order]
-        columns["log loss"] = scores_by_domain(loss, y, domains, sample_weight, y_proba=proba)
-    sizes, scores = scores_by_domain(len, y, domains), pd.DataFrame(columns)
+        loss = partial(log_loss, labels=classes[order])
+        columns["log loss"] = score(loss, y_proba=np.asarray(y_proba)[:, order])
+    scores, sizes = pd.DataFrame(columns), scores_by_domain(len, y, domains)
     least, most = scores.min(), scores.max()
     worst = least.where(scores.columns != "log loss", most)
+    own: dict[Name, dict] = {
+        name: {"support": int(sizes[name]), **line} for name, line in scores.to_dict("index").items()
+    }
     mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
-    names = [*sizes, "", "macro", "worst", "gap"]
-    lines: list[dict] = [
-        {"support": int(size), **line} for size, line in zip(sizes.values(), scores.to_dict("records"))
-    ]
-    lines += [{}, mean, worst.to_dict(), (most - least).to_dict()]
+    total: dict[Name, dict] = {"macro": mean, "worst": worst.to_dict(), "gap": (most - least).to_dict()}
     if output_dict:
-        return {name: line for name, line in zip(names, lines) if line}
-    table = pd.DataFrame(lines, index=list(map(str, names)))
+        return {**own, **total}
+    lines = [*own.items(), ("", {}), *total.items()]
+    table = pd.DataFrame([line for _, line in lines], index=[str(name) for name, _ in lines])
     table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
     text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
     return "\n".join(line.rstrip() for line in text.splitlines())
@@ -189,7 +188,8 @@ def _answering(estimator: Estimator) -> Iterator[Any]:
         yield from _answering(estimator.steps[-1][1])
         return
     yield estimator
-    for name, value in estimator.get_params().items() if hasattr(estimator, "get_params") else ():
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    for name, value in params.items():
         if "__" not in name and hasattr(value, "fit") and not isinstance(value, type):
             yield from _answering(value)
 
@@ -224,9 +224,8 @@ class _DomainScorer:
             domains = column_of(X, column)
             if domains is None:
                 raise ValueError(
-                    f"{self!r} needs the domain of every row. Pass domains=, under "
-                    "sklearn.set_config(enable_metadata_routing=True), or name a column of X by domain_column=, which is "
-                    f"{column!r}. X is a {type(X).__name__}."
+                    f"{self!r} needs the domain of every row. Pass domains=, under sklearn.set_config(enable_metadata_"
+                    f"routing=True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
                 )
         elif self._takes_domains(estimator):
             passed["domains"] = domains
@@ -240,8 +239,7 @@ class _DomainScorer:
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
         groups = np.zeros(len(np.asarray(y))) if self.average == "micro" else domains
-        metric, named = partial(self.metric, **kwargs), {f"{self.response_method}(X)": answers}
-        scores = scores_by_domain(metric, y, groups, **named)
+        scores = scores_by_domain(partial(self.metric, **kwargs), y, groups, **{f"{self.response_method}(X)": answers})
         signed = np.array(list(scores.values())) * (1 if self.greater_is_better else -1)
         return float(np.min(signed) if self.average == "worst" else np.mean(signed))
 

@@ -6,12 +6,12 @@ import json
 import re
 import zipfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 from ._archives import SOURCES, Answer, Found, Home, Names, load, read_tar
 
 _AMAZON = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
-_AMAZON_ROWS = 1000  # of a file
 _REVIEW = re.compile(r"<review>(.*?)</review>", re.DOTALL)
 _PARTS = re.compile(r"<title>(.*?)</title>.*?<review_text>(.*?)</review_text>", re.DOTALL)
 _AMAZON_DESCR = """Multi-Domain Sentiment Dataset, labelled part: 1,000 positive and 1,000 negative Amazon reviews in each
@@ -46,7 +46,7 @@ def fetch_amazon_reviews(
     Raises
     ------
     FileNotFoundError
-        If there is no archive; the message says where to get it and where to put it.
+        If there is no archive; it says where to get it and where to put it.
     ValueError
         If a subset or domain is not known, or the archive is damaged, incomplete, or not of the known sha256.
 
@@ -66,15 +66,14 @@ def _read_amazon(path: Path, subset: str, domains: Names) -> Found:
     for domain in domains or _AMAZON:
         for label in ("negative", "positive"):
             member = f"sorted_data_acl/{_AMAZON[domain]}/{label}.review"
-            # Latin-1 never fails. The archive itself has lost its accents: 29 reviews hold U+FFFD in UTF-8, which is read
-            # as three characters here, and in the benchmarks' frozen rows.
+            # Latin-1 never fails. The archive has lost its accents: 29 reviews hold U+FFFD, read as three characters.
             reviews = _REVIEW.findall(files[member].decode("latin-1"))
             whole = [parts[0] for review in reviews if len(parts := _PARTS.findall(review)) == 1]
-            if not len(whole) == len(reviews) == _AMAZON_ROWS:
+            if not len(whole) == len(reviews) == 1000:
                 found = f"{len(reviews)} reviews, {len(whole)} of them with one title and one text"
-                raise ValueError(f"{member} has {found}, expected {_AMAZON_ROWS} of both")
+                raise ValueError(f"{member} has {found}, expected 1000 of both")
             rows += [("\n".join(html.unescape(part).strip() for part in parts), label, domain) for parts in whole]
-    return "text target domains", rows, _AMAZON_DESCR
+    return "data target domains", rows, _AMAZON_DESCR
 
 
 _FDU_SAMPLE = "fdu-mtl-sample.tar.gz"
@@ -97,8 +96,8 @@ def fetch_fdu_mtl(
 ) -> Answer:
     """Load FDU-MTL reviews of up to 16 domains; the first call downloads the archive.
 
-    The authors' own page is often down, so a public copy is used, whose checksum nobody has published. Instead, labels and
-    rows are counted: exactly for MR and toys_games, within 2% of the paper for the others.
+    It is a public copy, whose checksum nobody has published. Instead, labels and rows are counted: exactly for MR and
+    toys_games, within 2% of the paper for the others.
 
     Parameters
     ----------
@@ -139,7 +138,7 @@ def _read_fdu(path: Path, subset: str, domains: Names) -> Found:
         raise ValueError(f"it lacks the domains {lacking} of {subset!r}; {url} has all: put that in {path.parent}")
     rows = [row for domain in wanted for row in _parse_fdu(domain, subset, files[domain + _FDU_SUFFIX[subset]])]
     sample = f"This local copy is a sample with {len(there)} of the 16 domains. " if is_sample else ""
-    return "text target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
+    return "data target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
 
 
 def _parse_fdu(domain: str, subset: str, raw: bytes) -> list[tuple]:
@@ -219,7 +218,7 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
     with zipfile.Path(path, member).open("rb") if is_archive else gzip.open(path) as file:
         rows = [tuple(row[key] for key in keys.split()) for row in map(json.loads, file)]
     rows = [row for row in rows if row[2] != "-"]  # no majority among the five annotators
-    cells = {(genre, label) for genre in _GENRES[subset] for label in _MNLI_LABELS}
+    cells = set(product(_GENRES[subset], _MNLI_LABELS))
     if wrong := cells.symmetric_difference((genre, label) for _, _, label, genre in rows):
         raise ValueError(f"these (genre, label) have no rows, or should have none: {sorted(wrong, key=str)}")
     if not all(isinstance(text, str) for row in rows for text in row):
@@ -235,12 +234,8 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
     return "premise hypothesis target domains groups", rows, about
 
 
-_SNIPPETS = {
-    "amazon": "amazonReviewSnippets",
-    "movies": "movieReviewSnippets",
-    "nyt": "nytEditorialSnippets",
-    "tweets": "tweets",
-}
+_SNIPPETS = {"amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets"}
+_SNIPPETS |= {"nyt": "nytEditorialSnippets", "tweets": "tweets"}
 _SNIPPETS_INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS_DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, each with the mean of
 20 people's ratings from -4 (very negative) to 4 (very positive). Rows rated from -0.5 to 0.5 are left out; lower ones are
@@ -289,4 +284,4 @@ def _read_snippets(path: Path, subset: str, domains: Names) -> Found:
             if abs(value := float(rating)) > 0.5:
                 label = "positive" if value > 0 else "negative"
                 rows.append((html.unescape(text).strip(), label, domain, f"{domain} {number.split('_')[0]}", value))
-    return "text target domains groups ratings", rows, _SNIPPETS_DESCR
+    return "data target domains groups ratings", rows, _SNIPPETS_DESCR
