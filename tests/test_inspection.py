@@ -293,3 +293,18 @@ def test_axes_that_are_shared_or_drawn_on_twice(pyplot):
     for ax in [*axes, axes[0]]:
         display.plot(ax)
         assert ax.yaxis.get_inverted()
+
+
+def test_history_of_domains_that_have_models_of_their_own():
+    """As `SingleDomain` has them: stage 2 trains one model a domain, and none hides another."""
+    history = [
+        {"stage": "meta", "domain": k, "epoch": e, "label_loss": v / e}
+        for k, v in (("books", 1), ("dvd", 2))
+        for e in (1, 2)
+    ]
+    display = TrainingHistoryDisplay(history).plot()
+    assert display.curves == {"model of books: label loss": [1, 0.5], "model of dvd: label loss": [2, 1]}
+    assert display.ax_.get_legend_handles_labels()[1] == ["model of books", "model of dvd"]
+    assert len(display.axes_) == 1
+    many = [{**entry, "domain": f"domain {k}"} for k in range(16) for entry in history[:2]]
+    no_overlap(TrainingHistoryDisplay(many).plot())
