@@ -147,17 +147,16 @@ def domain_report(
     }
     if y_proba is not None:
         if np.shape(y_proba)[1:] != classes.shape:
-            got, names = np.shape(y_proba), classes.tolist()
-            raise ValueError(f"y_proba has shape {got}; expected one column for each of labels={names}.")
+            expected = f"one column for each of labels={classes.tolist()}"
+            raise ValueError(f"y_proba has shape {np.shape(y_proba)}; expected {expected}.")
         order = np.argsort(classes)  # in which log_loss takes the columns
         loss = partial(log_loss, labels=classes[order])
         columns["log loss"] = score(loss, y_proba=np.asarray(y_proba)[:, order])
     scores, sizes = pd.DataFrame(columns), scores_by_domain(len, y, domains)
     least, most = scores.min(), scores.max()
     worst = least.where(scores.columns != "log loss", most)
-    own: dict[Name, dict] = {
-        name: {"support": int(sizes[name]), **line} for name, line in scores.to_dict("index").items()
-    }
+    by_domain = scores.to_dict("index")
+    own: dict[Name, dict] = {name: {"support": int(size), **by_domain[name]} for name, size in sizes.items()}
     mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
     total: dict[Name, dict] = {"macro": mean, "worst": worst.to_dict(), "gap": (most - least).to_dict()}
     if output_dict:
@@ -188,8 +187,7 @@ def _answering(estimator: Estimator) -> Iterator[Any]:
         yield from _answering(estimator.steps[-1][1])
         return
     yield estimator
-    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
-    for name, value in params.items():
+    for name, value in estimator.get_params().items() if hasattr(estimator, "get_params") else ():
         if "__" not in name and hasattr(value, "fit") and not isinstance(value, type):
             yield from _answering(value)
 

@@ -19,8 +19,6 @@ from ._typing import Array, Domains, Ints, Labels, Texts, Values
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
 
 Split = tuple[Ints, Ints]
-Seed = int | np.random.RandomState | None
-Column = str | int | None
 
 
 class _Cells(NamedTuple):
@@ -39,8 +37,8 @@ class _DomainSplitter(splits.BaseCrossValidator):
 
     __metadata_request__split = {"domains": True}
     n_splits: int = field(init=False)
-    random_state: Seed = field(default=None, kw_only=True)
-    domain_column: Column = field(default=None, kw_only=True)
+    random_state: int | np.random.RandomState | None = field(default=None, kw_only=True)
+    domain_column: str | int | None = field(default=None, kw_only=True)
 
     def get_n_splits(self, X: Texts = None, y: Labels = None, groups: Values = None, domains: Domains = None) -> int:
         """Return the number of splits.

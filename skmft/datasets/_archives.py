@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,7 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 
 def load(
     folder: str,
-    subsets: Mapping[str, Sequence[str]],  # and their domains
+    subsets: Mapping[str, Collection[str]],  # and their domains
     read: Reader,
     data_home: Home,
     subset: str,
