@@ -66,7 +66,7 @@ def main() -> None:
     }
     for name, display in displays.items():
         display.figure_.savefig(f"{args.figures}_{args.domains}_{name}.png", dpi=80)
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4 + args.domains / 5), layout="constrained")
     for ax, title in zip(axes, ("pre-trained", "meta-learner")):
         Z = PCA(2, random_state=0).fit_transform(clf.transform(X[test], pretrained=title == "pre-trained"))
         for i, domain in enumerate(clf.domains_):  # the classes by colour, the domains by marker
