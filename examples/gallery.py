@@ -14,6 +14,7 @@ import argparse
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -22,7 +23,6 @@ from skmft import MetaFineTunedClassifier
 from skmft.datasets import fetch_rated_snippets
 from skmft.inspection import (
     DomainScoresDisplay,
-    EmbeddingDisplay,
     TrainingHistoryDisplay,
     TypicalityDisplay,
     explain_typicality,
@@ -51,6 +51,8 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     X, y, d = load(args.domains)
     [(train, test)] = FewShotSplit(args.shots, n_repeats=1, test_size=1600, random_state=0).split(X, y, domains=d)
     clf = MetaFineTunedClassifier(random_state=0).fit(X[train], y[train], domains=d[train])
@@ -61,10 +63,20 @@ def main() -> None:
         "typicality": TypicalityDisplay(clf.typicality_, y[train], d[train]).plot(),
         "scores": DomainScoresDisplay.from_estimator(clf, X[test], y[test], d[test], baselines=baselines),
         "history": TrainingHistoryDisplay.from_estimator(clf),
-        "embeddings": EmbeddingDisplay.from_estimator(clf, X[test], y[test], d[test]),
     }
     for name, display in displays.items():
         display.figure_.savefig(f"{args.figures}_{args.domains}_{name}.png", dpi=80)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4 + args.domains / 5), layout="constrained")
+    for ax, title in zip(axes, ("pre-trained", "meta-learner")):
+        Z = PCA(2, random_state=0).fit_transform(clf.transform(X[test], pretrained=title == "pre-trained"))
+        for i, domain in enumerate(clf.domains_):  # the classes by colour, the domains by marker
+            for j, label in enumerate(clf.classes_):
+                points = Z[(d[test] == domain) & (y[test] == label)]
+                marker = "os^DvPX*<>ph8d1x"[i]
+                ax.scatter(*points.T, s=14, alpha=0.7, color=f"C{j}", marker=marker, label=f"{domain}, {label}")
+        ax.set(title=title, xticks=[], yticks=[])
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="x-small")
+    figure.savefig(f"{args.figures}_{args.domains}_embeddings.png", dpi=80)
     table = explain_typicality(clf, X[train], y[train], d[train]).nsmallest(5, "typicality")
     print(f"The least typical of the {len(train)} training texts:")
     for row in table.itertuples():

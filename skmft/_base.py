@@ -36,7 +36,7 @@ from ._method.probe import probe_rows
 from ._method.typicality import Scored, embed_for_probe, score_typicality
 from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_params
 from ._persistence.state import STAGE_1, FittedState
-from ._saving import SavingMixin
+from ._saving_methods import SavingMixin
 from ._stage import Stage
 from ._typing import Array, Domains, Name, Params, Tensors, Texts, Tokenizer
 from .recipes import MissingRecipe, Recipe
@@ -47,7 +47,6 @@ MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; 
 class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
     """The face of an estimator around a recipe; subclasses have the parameters and name the recipe."""
 
-    # requests of metadata routing; without routing they play no part
     __metadata_request__fit = {"domains": True}
     __metadata_request__predict = {"domains": True}
     __metadata_request__predict_proba = {"domains": True}
@@ -106,12 +105,9 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         ValueError, TypeError
             If a parameter or an argument is not as described; the estimator stays as it was. If fitting fails later than that,
             it is left unfitted.
-        torch.OutOfMemoryError
-            If a batch does not fit in the device's memory; set a smaller `batch_size`.
-        FloatingPointError
-            If the loss or a trained weight is no number, as at too large a learning rate.
-        ImportError
-            Without the extra that ``adaptation="lora"`` or ``distributed=True`` needs.
+        torch.OutOfMemoryError, FloatingPointError, ImportError
+            If a batch does not fit in the device's memory; the loss or a trained weight is no number, as at too large a
+            `learning_rate`; the extra that ``adaptation="lora"`` or ``distributed=True`` needs is not installed.
         """
         self._check_parameters()
         recipe = self._make_recipe()
@@ -201,14 +197,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         probe = probe_rows(int(np.count_nonzero(used)), runtime.derive("probe")) if self.head_init == "probe" else None
         embedder = self._embedder(encoder, source, runtime)
         if self.typicality_weighting:
-            scored = score_typicality(
-                embedder,
-                rows,
-                probe,
-                balance=self.typicality_balance,
-                n_prototypes=self.n_prototypes,
-                seed=runtime.derive("prototypes"),
-            )
+            balance, n, seed = self.typicality_balance, self.n_prototypes, runtime.derive("prototypes")
+            scored = score_typicality(embedder, rows, probe, balance=balance, n_prototypes=n, seed=seed)
         else:
             scored = embed_for_probe(embedder, rows, probe)
         found = replace(rows, typicality=scored.attributes.get("typicality_")).where(used)
@@ -273,8 +263,6 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            Before `fit`.
         ValueError, TypeError
             If X or domains are not as described, a domain is unknown under ``unknown_domain="error"``, or all are and of
             another type than those of `fit`.
@@ -389,7 +377,6 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         self._check_unchanged()
         return FittedState(
-            class_name=type(self).__name__,
             params=self.get_params(deep=False),
             settings=self._fitted_with,
             arrays={name: getattr(self, name) for name in STAGE_1 if hasattr(self, name)},

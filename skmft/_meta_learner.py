@@ -50,18 +50,14 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
 
         Raises
         ------
-        ValueError
-            If `adaptation` is None, `y` has an unknown label or one class only, or `domain` is no name. Whatever fails, the
-            estimator stays as it was.
-        FloatingPointError
-            If the loss or a trained weight is no number, as at too large a learning rate.
+        ValueError, FloatingPointError
+            If `adaptation` is None, `y` has an unknown label or one class only, `domain` is no name, or the loss or a trained
+            weight is no number. Whatever fails, the estimator stays as it was.
         """
         check_is_fitted(self)
         self._check_parameters()
         if self.adaptation is None:
-            raise ValueError(
-                "adaptation=None leaves out stage 3; call set_params(adaptation='full'), 'head' or 'lora' before adapt."
-            )
+            raise ValueError("adaptation=None leaves out stage 3; set it to 'full', 'head' or 'lora' before adapt.")
         self._make_recipe()  # says what it lacks
         tokens, _ = self._tokenize(X)
         labels = self._known_labels(y, len(tokens))
@@ -73,16 +69,11 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
                 raise ValueError(
                     f"domain={name!r} equals the known domain {known!r}; expected a name of the same type."
                 )
-        n = len(labels)
-        rows = Rows(
-            tokens, labels, np.zeros(n, dtype=np.int64), np.ones(n), self.classes_, np.array([name]), self.class_weight
-        )
+        ones = np.ones(len(labels))
+        rows = Rows(tokens, labels, np.zeros_like(labels), ones, self.classes_, np.array([name]), self.class_weight)
         if not rows.can_train:
-            found = self.classes_[labels[rows.class_balance > 0]].tolist()
-            raise ValueError(
-                f"y has {f'one class only, {found[0]!r}' if found else 'no row of class_weight above 0'}; adapting needs "
-                f"examples of at least two of classes_={self.classes_.tolist()}, of class_weight above 0."
-            )
+            found = set(self.classes_[labels[rows.class_balance > 0]].tolist())
+            raise ValueError(f"y has the classes {found} of class_weight above 0; adapting needs two or more.")
         runtime = self._runtime(self.seed_, training=True)
         self._check_same(rows, runtime)
         adapted = self._adapt_domain(self.meta_learner_, rows, name, runtime, None)
@@ -137,15 +128,11 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         Raises
         ------
         ValueError
-            If the estimator was fitted with ``typicality_weighting=False``, `y` has an unknown label, or the
-            encoder's weights are no longer those of `fit`.
+            Under ``typicality_weighting=False``, or if the encoder's weights are no longer those of `fit`.
         """
         check_is_fitted(self)
         if not hasattr(self, "prototypes_"):
-            raise ValueError(
-                "typicality_weighting=False leaves out stage 1, so there are no prototypes; fit with "
-                "typicality_weighting=True."
-            )
+            raise ValueError("typicality_weighting=False leaves out stage 1; fit with typicality_weighting=True.")
         tokens, column = self._tokenize(X)
         if domains is None and column is None:
             domains = np.full(len(tokens), None)
@@ -173,10 +160,8 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
         given = read_labels(y, n_rows)
         labels = positions(given, self.classes_)
         if (labels < 0).any():
-            raise ValueError(
-                f"y has labels that fit did not see: {sorted(set(given[labels < 0].tolist()))}; expected "
-                f"members of classes_={self.classes_.tolist()}."
-            )
+            odd = sorted(set(given[labels < 0].tolist()))
+            raise ValueError(f"y has labels that fit did not see: {odd}; expected members of {self.classes_.tolist()}.")
         return labels
 
     def __sklearn_tags__(self) -> Tags:

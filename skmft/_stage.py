@@ -21,7 +21,7 @@ from ._engine.runtime import Runtime
 from ._engine.training import Term, TrainingSettings, auto_epochs, fine_tune
 from ._inputs.rows import Rows
 from ._method.probe import linear_probe
-from ._typing import Batch, Name, Record
+from ._typing import Batch, Name, Record, Tensors
 
 META_EPOCHS = {"min_epochs": 2, "min_steps": 60}  # "auto": as many epochs as make 60 optimiser steps, but 2 at least
 
@@ -36,7 +36,7 @@ class TrainingRecipe(Protocol):
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]: ...
     def columns(self, rows: Rows) -> Mapping[str, Column]: ...
     def terms(self, model: TextClassifier, output: ModelOutput, batch: Batch) -> dict[str, Term]: ...
-    def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None: ...
+    def finish(self, model: TextClassifier, start: Tensors, interpolation: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Trained:
     model : TextClassifier
         Answers rows of unknown domains; the start of stage 3.
     history : list of dict
-        One entry an epoch, as in ``history_``.
+        As ``history_``.
     own : mapping of domain to mapping of str to Tensor
         By domain, what its model has in place of the model's tensors of the same names.
     """
 
     model: TextClassifier
     history: list[Record]
-    own: Mapping[Name, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    own: Mapping[Name, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from math import ceil
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from sklearn.decomposition import PCA
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
-from ._typing import Array, Axes, Domains, Estimator, Labels, Texts
+from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Params, Texts
 
-__all__ = ["DomainScoresDisplay", "EmbeddingDisplay", "TrainingHistoryDisplay", "TypicalityDisplay"]
-__all__ += ["explain_typicality"]
+__all__ = ["DomainScoresDisplay", "TrainingHistoryDisplay", "TypicalityDisplay", "explain_typicality"]
 
 Metric = Callable[..., float]
 
@@ -45,7 +44,6 @@ class _Display:
     """What the displays share: panels, which `plot` draws."""
 
     _panels: Sequence[str] = ("the display",)
-    _rows = 1  # of panels
     _size: tuple[float, float]  # of a new figure
 
     def plot(self, ax: Axes = None) -> Self:
@@ -54,23 +52,22 @@ class _Display:
         Parameters
         ----------
         ax : matplotlib axes, or array of them, default=None
-            Where to draw; as many as the display has panels, in its order. None makes a new figure.
+            Where to draw; as many as the display has panels. None makes a new figure.
 
         Returns
         -------
         The display
-            Its axes are in ``axes_``, the first of them in ``ax_``, the figure in ``figure_``.
+            With ``axes_``, the first of them as ``ax_``, and ``figure_``.
         """
         try:
             import matplotlib.pyplot as plt
         except ImportError as error:
             raise ImportError("plot needs the package 'matplotlib': pip install 'skmft[plot]'.") from error
-        n = len(self._panels)
         if ax is None:
-            _, ax = plt.subplots(self._rows, n // self._rows, figsize=self._size, layout="constrained")
-        axes = np.ravel(ax)
-        if len(axes) != n:
-            raise ValueError(f"ax has {len(axes)} axes; expected {n}, for {', '.join(self._panels)}.")
+            _, ax = plt.subplots(1, len(self._panels), figsize=self._size, layout="constrained")
+        axes, panels = np.ravel(ax), self._panels
+        if len(axes) != len(panels):
+            raise ValueError(f"ax has {len(axes)} axes; expected {len(panels)}, for {', '.join(panels)}.")
         self._draw(*axes)
         self.axes_, self.ax_, self.figure_ = axes, axes[0], axes[0].figure
         return self
@@ -100,10 +97,8 @@ class TypicalityDisplay(_Display):
         check_lengths("typicality", len(values), y=labels)
         rows_of = rows_by_domain(domains, "typicality", len(values))
         self.classes, self.domains = np.unique(labels).tolist(), list(rows_of)
-        self.groups: dict[tuple[Any, Any], NDArray[np.float64]] = {
-            (domain, label): values[rows][labels[rows] == label]
-            for domain, rows in rows_of.items()
-            for label in self.classes
+        self.groups: dict[tuple[Name, Any], Floats] = {
+            (domain, c): values[rows][labels[rows] == c] for domain, rows in rows_of.items() for c in self.classes
         }
         self._size = 6, 1 + 0.22 * len(self.groups) + 0.1 * len(self.domains)
 
@@ -129,10 +124,9 @@ class TypicalityDisplay(_Display):
         [ax], n = axes, len(self.classes)
         first = np.arange(len(self.domains)) * (n + 0.6)  # place of every domain's first box
         for j, label in enumerate(self.classes):
-            there = [k for k, domain in enumerate(self.domains) if len(self.groups[domain, label])]
-            groups = [self.groups[self.domains[k], label] for k in there]
+            groups = [self.groups[domain, label] for domain in self.domains]
             fill = {"facecolor": _COLOURS[j % 8], "alpha": 0.8}
-            ax.boxplot(groups, positions=first[there] + j, label=str(label), boxprops=fill, **_BOXES)
+            ax.boxplot(groups, positions=first + j, label=str(label), boxprops=fill, **_BOXES)
         ax.set_yticks(first + (n - 1) / 2, [str(domain) for domain in self.domains])
         ax.yaxis.set_inverted(True)
         ax.set_xlabel("typicality")
@@ -182,10 +176,9 @@ class DomainScoresDisplay(_Display):
         DomainScoresDisplay
         """
         texts, _ = _read(clf, X)
-        predictions = dict(baselines or {})
-        for name, told in (("meta-learner", np.full(len(texts), None)), ("adapted", domains)):
-            predictions[name] = clf.predict(texts, domains=told)
-        return cls.from_predictions(y, predictions, domains, ax=ax)
+        told = {"meta-learner": np.full(len(texts), None), "adapted": domains}
+        ours = {name: clf.predict(texts, domains=names) for name, names in told.items()}
+        return cls.from_predictions(y, {**(baselines or {}), **ours}, domains, ax=ax)
 
     @classmethod
     def from_predictions(
@@ -197,9 +190,9 @@ class DomainScoresDisplay(_Display):
         ----------
         y, domains : array-like, shape (n_samples,)
         predictions : mapping of str to array-like, shape (n_samples,)
-            What every model predicts, by its name.
+            By the models' names.
         metric : callable, default=accuracy_score
-            ``metric(y, y_pred)``, called for every domain; its name is the axis's label.
+            ``metric(y, y_pred)``; its name is the axis's label.
         ax : as in `plot`
 
         Returns
@@ -232,7 +225,7 @@ class TrainingHistoryDisplay(_Display):
     Parameters
     ----------
     history : list of dict
-        ``clf.history_``, of which every term is drawn whose name does not end in ``_accuracy``.
+        ``clf.history_``, whose terms are drawn, but for those whose names end in ``_accuracy``.
 
     Examples
     --------
@@ -244,18 +237,20 @@ class TrainingHistoryDisplay(_Display):
 
     def __init__(self, history: Sequence[Mapping[str, Any]]) -> None:
         self.curves: dict[str, list[float]] = {}
+        self._meta: dict[str, None] = {}  # names of stage 2, in order
         for entry in history:
-            who = "meta-learner" if entry["stage"] == "meta" else str(entry.get("domain"))
+            domain, meta = entry.get("domain"), entry["stage"] == "meta"
+            who = domain if not meta else "meta-learner" if domain is None else f"model of {domain}"
             for term in (key for key in entry if key not in _NO_TERMS and not key.endswith("_accuracy")):
                 name = f"{who}: {term.replace('_', ' ')}"
                 if entry.get("epoch") == 1:
                     self.curves[name] = []  # adapted again: the last time counts
                 self.curves.setdefault(name, []).append(entry[term])
-        self._meta = [name for name in self.curves if name.startswith("meta-learner: ")]
+                self._meta |= {name: None} if meta else {}
         self._adapted = [name for name in self.curves if name not in self._meta]
-        self._panels, self._size = ("stage 2",), (5, 4)
+        self._panels, self._size = ("stage 2",), (5, 4 + max(0, len(self._meta) - 4) / 5)
         if self._adapted:
-            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * ceil(len(self._adapted) / 16), 4)
+            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * ceil(len(self._adapted) / 16), self._size[1])
 
     @classmethod
     def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
@@ -292,65 +287,6 @@ class TrainingHistoryDisplay(_Display):
                 axes[1].autoscale(axis="y")
 
 
-class EmbeddingDisplay(_Display):
-    """Two principal components of embeddings, in four panels: before training by class, after it by class, both by domain.
-
-    Parameters
-    ----------
-    before, after : array-like, shape (n_samples, hidden)
-        Embeddings by the pre-trained encoder and by the meta-learner.
-    y, domains : array-like, shape (n_samples,)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skmft.inspection import EmbeddingDisplay
-    >>> embeddings = np.random.default_rng(0).normal(size=(6, 4))
-    >>> EmbeddingDisplay(embeddings, embeddings, [0, 1] * 3, ["books"] * 3 + ["dvd"] * 3).after.shape
-    (6, 2)
-    """
-
-    _panels = ("pre-trained, by class", "meta-learner, by class", "pre-trained, by domain", "meta-learner, by domain")
-    _rows = 2
-
-    def __init__(self, before: ArrayLike, after: ArrayLike, y: ArrayLike, domains: ArrayLike) -> None:
-        self.y, self.domains = np.asarray(y), np.asarray(domains)
-        check_lengths("before", np.shape(before)[0], after=after, y=self.y, domains=self.domains)
-        self.before, self.after = (np.asarray(PCA(2, random_state=0).fit_transform(E)) for E in (before, after))
-        most = max(len(np.unique(self.y)), len(np.unique(self.domains)))
-        self._size = 8.5 + 1.5 * ceil(most / 16), 8
-
-    @classmethod
-    def from_estimator(cls, clf: Estimator, X: Texts, y: Labels, domains: Domains, *, ax: Axes = None) -> Self:
-        """Embed rows with the pre-trained encoder and with the fitted meta-learner, and draw them.
-
-        Parameters
-        ----------
-        clf, X, y, domains, ax : as in `TypicalityDisplay.from_estimator`
-
-        Returns
-        -------
-        EmbeddingDisplay
-        """
-        return cls(clf.transform(X, pretrained=True), clf.transform(X), y, domains).plot(ax)
-
-    def _draw(self, *axes: Axes) -> None:
-        order = np.random.default_rng(0).permutation(len(self.y))  # no class or domain lies on top of all others
-        for k, (ax, title) in enumerate(zip(axes, self._panels)):
-            names, numbers = np.unique((self.y if k < 2 else self.domains)[order], return_inverse=True)
-            points = (self.after if k % 2 else self.before)[order]
-            for first in range(0, len(names), 8):  # names that share a marker
-                rows = numbers // 8 == first // 8
-                colours = [_COLOURS[number % 8] for number in numbers[rows]]
-                marker = _MARKERS[first // 8 % 8]
-                ax.scatter(*points[rows].T, s=14, alpha=0.7, linewidths=0, color=colours, marker=marker)
-            for number, name in enumerate(names.tolist()):
-                ax.scatter([], [], s=28, linewidths=0, label=str(name), **_MARKS[number % 64])
-            ax.set(title=title, xticks=[], yticks=[])
-            if k % 2:
-                _legend(ax, len(names), fontsize="small")
-
-
 def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = None) -> pd.DataFrame:
     """Say how typical every row is, and which prototypes it is nearest to.
 
@@ -371,14 +307,14 @@ def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = N
     texts, column = _read(clf, X)
     labels, names = np.asarray(y), domains if column is None else column
     typicality = clf.typicality(texts, y, names)
-    columns: dict[str, Any] = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
+    columns: Params = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
     embeddings = clf.transform(texts, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))
     cosine = np.einsum("nh,kmph->nkmp", embeddings, prototypes)
     cosine = np.where(np.isnan(cosine), -np.inf, cosine).max(axis=-1)  # the nearest of a class's prototypes in a domain
-    own = labels[:, None] == clf.classes_[None]
-    cells = [(domain, label) for domain in clf.domains_.tolist() for label in clf.classes_.tolist()]
+    own = labels[:, None] == clf.classes_
+    cells = list(product(clf.domains_.tolist(), clf.classes_.tolist()))
     for kind, classes in (("own", own), ("foreign", ~own)):
         candidates = np.where(classes[:, None, :], cosine, -np.inf).reshape(len(labels), -1)
         columns[f"{kind}_prototype"] = [cells[i] for i in candidates.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""Scores per domain: a report, averages over domains, scorers that know the domains, and a probe for domains."""
+"""Scores per domain: a report, averages over domains, and scorers that know the domains."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
-from ._inputs.grouping import check_domains, column_of, scores_by_domain
+from ._inputs.grouping import column_of, scores_by_domain
 from ._typing import Array, Estimator, Name, Params, Texts
 
-__all__ = ["domain_invariance_score", "domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
+__all__ = ["domain_report", "macro_domain_score", "make_domain_scorer", "worst_domain_score"]
 
 Metric = Callable[..., float]
 
@@ -47,8 +44,8 @@ def macro_domain_score(
     metric : callable, default=accuracy_score
         ``metric(y, y_pred, **kwargs)``, called for each domain.
     sample_weight : array-like, shape (n_samples,), default=None
-        Passed on to `metric`, as are `kwargs`.
     **kwargs
+        Passed on to `metric`, as is `sample_weight`.
 
     Returns
     -------
@@ -143,31 +140,29 @@ def domain_report(
     gap                0.50      0.67
     """
     classes = np.unique(np.asarray(y)) if labels is None else np.asarray(labels)
-    macro_f1 = partial(f1_score, average="macro")
+    score = partial(scores_by_domain, y=y, domains=domains, weight=sample_weight)
     columns = {
-        "accuracy": scores_by_domain(accuracy_score, y, domains, sample_weight, y_pred=y_pred),
-        "macro F1": scores_by_domain(macro_f1, y, domains, sample_weight, y_pred=y_pred),
+        "accuracy": score(accuracy_score, y_pred=y_pred),
+        "macro F1": score(partial(f1_score, average="macro"), y_pred=y_pred),
     }
     if y_proba is not None:
         if np.shape(y_proba)[1:] != classes.shape:
-            raise ValueError(
-                f"y_proba has shape {np.shape(y_proba)}; expected one column for each of labels={classes.tolist()}."
-            )
+            expected = f"one column for each of labels={classes.tolist()}"
+            raise ValueError(f"y_proba has shape {np.shape(y_proba)}; expected {expected}.")
         order = np.argsort(classes)  # in which log_loss takes the columns
-        loss, proba = partial(log_loss, labels=classes[order]), np.asarray(y_proba)[:, order]
-        columns["log loss"] = scores_by_domain(loss, y, domains, sample_weight, y_proba=proba)
-    sizes, scores = scores_by_domain(len, y, domains), pd.DataFrame(columns)
+        loss = partial(log_loss, labels=classes[order])
+        columns["log loss"] = score(loss, y_proba=np.asarray(y_proba)[:, order])
+    scores, sizes = pd.DataFrame(columns), scores_by_domain(len, y, domains)
     least, most = scores.min(), scores.max()
     worst = least.where(scores.columns != "log loss", most)
+    by_domain = scores.to_dict("index")
+    own: dict[Name, dict] = {name: {"support": int(size), **by_domain[name]} for name, size in sizes.items()}
     mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
-    names = [*sizes, "", "macro", "worst", "gap"]
-    lines: list[dict] = [
-        {"support": int(size), **line} for size, line in zip(sizes.values(), scores.to_dict("records"))
-    ]
-    lines += [{}, mean, worst.to_dict(), (most - least).to_dict()]
+    total: dict[Name, dict] = {"macro": mean, "worst": worst.to_dict(), "gap": (most - least).to_dict()}
     if output_dict:
-        return {name: line for name, line in zip(names, lines) if line}
-    table = pd.DataFrame(lines, index=list(map(str, names)))
+        return {**own, **total}
+    lines = [*own.items(), ("", {}), *total.items()]
+    table = pd.DataFrame([line for _, line in lines], index=[str(name) for name, _ in lines])
     table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
     text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
     return "\n".join(line.rstrip() for line in text.splitlines())
@@ -227,9 +222,8 @@ class _DomainScorer:
             domains = column_of(X, column)
             if domains is None:
                 raise ValueError(
-                    f"{self!r} needs the domain of every row. Pass domains=, under "
-                    "sklearn.set_config(enable_metadata_routing=True), or name a column of X by domain_column=, which is "
-                    f"{column!r}. X is a {type(X).__name__}."
+                    f"{self!r} needs the domain of every row. Pass domains=, under sklearn.set_config(enable_metadata_"
+                    f"routing=True), or name a column of X by domain_column=, which is {column!r}. X is a {type(X).__name__}."
                 )
         elif self._takes_domains(estimator):
             passed["domains"] = domains
@@ -243,8 +237,7 @@ class _DomainScorer:
         if self.response_method != "predict" and hasattr(estimator, "classes_"):
             answers, kwargs = self._of_classes(answers, np.asarray(estimator.classes_).tolist())
         groups = np.zeros(len(np.asarray(y))) if self.average == "micro" else domains
-        metric, named = partial(self.metric, **kwargs), {f"{self.response_method}(X)": answers}
-        scores = scores_by_domain(metric, y, groups, **named)
+        scores = scores_by_domain(partial(self.metric, **kwargs), y, groups, **{f"{self.response_method}(X)": answers})
         signed = np.array(list(scores.values())) * (1 if self.greater_is_better else -1)
         return float(np.min(signed) if self.average == "worst" else np.mean(signed))
 
@@ -325,58 +318,3 @@ def make_domain_scorer(
     if response_method not in (known := ["predict", "predict_proba", "decision_function"]):
         raise ValueError(f"response_method={response_method!r}; expected one of {known}.")
     return _DomainScorer(metric, average, response_method, greater_is_better, domain_column, kwargs)
-
-
-def domain_invariance_score(
-    embeddings: ArrayLike, domains: ArrayLike, *, cv: int = 5, random_state: int | np.random.RandomState | None = None
-) -> float:
-    """How well a linear probe [1]_ recognises the domain of embeddings: 0 is chance, 1 is always; lower is more invariant.
-
-    The probe is a logistic regression on standardised embeddings. Its score is ``(accuracy - chance) / (1 - chance)``, of the
-    balanced accuracy (every domain counts alike) on rows that it was not fitted on, and chance, 1 / number of domains.
-
-    Parameters
-    ----------
-    embeddings : array-like, shape (n_samples, hidden)
-        For example ``clf.transform(X)``.
-    domains : array-like, shape (n_samples,)
-    cv : int, default=5
-        Folds, stratified by domain and shuffled.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the folds.
-
-    Returns
-    -------
-    float
-        At most 1; negative if the probe is worse than chance.
-
-    Raises
-    ------
-    ValueError
-        If there is only one domain, a domain has fewer rows than `cv`, a row has none, or domains are of several types.
-
-    References
-    ----------
-    .. [1] G. Alain, Y. Bengio, "Understanding intermediate layers using linear classifier probes", 2016, arXiv:1610.01644.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skmft.metrics import domain_invariance_score
-    >>> domains = np.repeat(["books", "dvd"], 10)
-    >>> embeddings = np.where(domains == "books", 1, -1)[:, None] + np.random.default_rng(0).normal(0, 0.1, (20, 3))
-    >>> domain_invariance_score(embeddings, domains)
-    1.0
-    """
-    embeddings = np.asarray(embeddings)
-    values = check_domains(domains, "embeddings", len(embeddings))
-    names, values, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    smallest = names.tolist()[sizes.argmin()]
-    if len(names) < 2:
-        raise ValueError(f"All rows are of one domain, {smallest!r}; a probe needs at least two domains.")
-    if sizes.min() < cv:
-        raise ValueError(f"domain {smallest!r} has {sizes.min()} rows, fewer than cv={cv}; use fewer folds.")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
-    folds = StratifiedKFold(cv, shuffle=True, random_state=random_state)
-    predicted = cross_val_predict(probe, embeddings, values, cv=folds)
-    return float(balanced_accuracy_score(values, predicted, adjusted=True))

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn import model_selection as splits
 from sklearn.utils import check_random_state, check_scalar
 
 from ._inputs.grouping import as_given, check_domains, check_lengths, column_of
 from ._inputs.texts import column_names
-from ._typing import Domains, Labels, Texts, Values
+from ._typing import Array, Domains, Ints, Labels, Texts, Values
 
 __all__ = ["DomainStratifiedKFold", "DomainStratifiedShuffleSplit", "FewShotSplit", "LeaveOneDomainOut"]
 
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-Seed = int | np.random.RandomState | None
-Column = str | int | None
+Split = tuple[Ints, Ints]
 
 
 class _Cells(NamedTuple):
     """Domain and cell of every row, by number. A cell is a class in a domain, or a domain."""
 
-    domain: NDArray[np.int64]
-    cell: NDArray[np.int64]
-    sizes: NDArray[np.int64]  # rows of every cell
+    domain: Ints
+    cell: Ints
+    sizes: Ints  # rows of every cell
     domain_names: list[str]
     names: list[str]  # of every cell
 
@@ -41,8 +37,8 @@ class _DomainSplitter(splits.BaseCrossValidator):
 
     __metadata_request__split = {"domains": True}
     n_splits: int = field(init=False)
-    random_state: Seed = field(default=None, kw_only=True)
-    domain_column: Column = field(default=None, kw_only=True)
+    random_state: int | np.random.RandomState | None = field(default=None, kw_only=True)
+    domain_column: str | int | None = field(default=None, kw_only=True)
 
     def get_n_splits(self, X: Texts = None, y: Labels = None, groups: Values = None, domains: Domains = None) -> int:
         """Return the number of splits.
@@ -66,7 +62,7 @@ class _DomainSplitter(splits.BaseCrossValidator):
         X : array-like of n_samples rows
             Read only for its length and, with `domain_column`, for the domains.
         y : array-like, shape (n_samples,), default=None
-            Labels. Needed, unless the splitter does not look at classes.
+            Labels; `LeaveOneDomainOut` without shots needs none.
         groups, domains : array-like, shape (n_samples,), default=None
             The domain of every row, as one of them: with metadata routing scikit-learn passes on `domains`, without it
             `groups`. With `domain_column` leave out both.
@@ -81,13 +77,16 @@ class _DomainSplitter(splits.BaseCrossValidator):
         ValueError
             If a domain, or a class in a domain, has too few rows, or an argument is not as described.
         """
-        for train, test in self._draw(partial(self._read, X, y, groups, domains)):
+        for train, test in self._draw(self._read(X, y, groups, domains, self._by_class())):
             yield np.sort(train), np.sort(test)
+
+    def _by_class(self) -> bool:
+        return True
 
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_splits
 
-    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
+    def _draw(self, cells: _Cells) -> Iterator[Split]:
         raise NotImplementedError
 
     def _read(self, X: Texts, y: Labels, groups: Values, domains: Domains, by_class: bool) -> _Cells:
@@ -115,28 +114,27 @@ class _DomainSplitter(splits.BaseCrossValidator):
             raise ValueError(f"y: row {int(without.argmax())} has no label, but {owner} splits by class. Leave it out.")
         classes, label = np.unique(np.asarray(y), return_inverse=True)
         present, cell = np.unique(domain * len(classes) + label, return_inverse=True)
-        pairs = [divmod(number, len(classes)) for number in present.tolist()]
-        names = [f"{named[d]}, class {classes.tolist()[c]!r}" for d, c in pairs]
+        all_names = [f"{of}, class {label!r}" for of in named for label in classes.tolist()]
+        names = [all_names[number] for number in present]
         return _Cells(domain, cell, np.bincount(cell), named, names)
 
 
-def _stratified(cells: _Cells, n_splits: int, test_size: Any, train_size: Any, random_state: Any) -> Iterator[Split]:
+def _stratified(cells: _Cells, n_splits: int, random_state: Any, **shares: Any) -> Iterator[Split]:
     """Scikit-learn's stratified splits of the cells, none of which may be missing on a side: scores would not show it."""
-    [sides] = splits.ShuffleSplit(1, test_size=test_size, train_size=train_size, random_state=0).split(cells.cell)
-    n_train, n_test = map(len, sides)
-    splitter = splits.StratifiedShuffleSplit(n_splits, test_size=n_test, train_size=n_train, random_state=random_state)
 
-    def check(side: str, present: NDArray[np.bool_]) -> None:
+    def check(side: str, present: Array) -> None:
         if not present.all():
             size, name = min((cells.sizes[cell], cells.names[cell]) for cell in np.flatnonzero(~present))
-            asked = f"test_size={test_size!r}" + ("" if train_size is None else f" and train_size={train_size!r}")
+            asked = " and ".join(f"{share}={value!r}" for share, value in shares.items() if value is not None)
             raise ValueError(
                 f"{name} has too few rows ({size}) for {asked} to put one of them on the {side} side. Ask for a larger "
                 f"{side} side, or leave these rows out."
             )
 
-    for side, n_rows in (("test", n_test), ("training", n_train)):
-        check(side, (cells.sizes > 1) & (n_rows >= len(cells.sizes)))
+    [(train, test)] = splits.ShuffleSplit(1, **shares, random_state=0).split(cells.cell)
+    for side, rows in (("test", test), ("training", train)):
+        check(side, (cells.sizes > 1) & (len(rows) >= len(cells.sizes)))
+    splitter = splits.StratifiedShuffleSplit(n_splits, random_state=random_state, **shares)
     for train, test in splitter.split(cells.cell, cells.cell):
         for side, rows in (("test", test), ("training", train)):
             check(side, np.bincount(cells.cell[rows], minlength=len(cells.sizes)) > 0)
@@ -145,10 +143,9 @@ def _stratified(cells: _Cells, n_splits: int, test_size: Any, train_size: Any, r
 
 @dataclass(repr=False, eq=False)
 class DomainStratifiedKFold(_DomainSplitter):
-    """K folds, each with its share of every class of every domain.
+    """K folds, each with its share of every class of every domain, to within one row.
 
-    `sklearn.model_selection.StratifiedKFold`, stratified by class and domain: the folds' counts of a class in a domain
-    differ by at most one row, and so do the folds' sizes.
+    This is `sklearn.model_selection.StratifiedKFold`, stratified by class and domain.
 
     Parameters
     ----------
@@ -165,21 +162,18 @@ class DomainStratifiedKFold(_DomainSplitter):
     --------
     >>> import numpy as np
     >>> from skmft.model_selection import DomainStratifiedKFold
-    >>> y, d = np.array([0, 1] * 8), np.repeat(["books", "kitchen"], 8)
-    >>> for train, test in DomainStratifiedKFold(4).split(y, y, domains=d):
+    >>> y, d = np.array([0, 1] * 4), np.repeat(["books", "kitchen"], 4)
+    >>> for train, test in DomainStratifiedKFold(2).split(y, y, domains=d):
     ...     print(test, d[test])
-    [0 1 8 9] ['books' 'books' 'kitchen' 'kitchen']
-    [ 2  3 10 11] ['books' 'books' 'kitchen' 'kitchen']
-    [ 4  5 12 13] ['books' 'books' 'kitchen' 'kitchen']
-    [ 6  7 14 15] ['books' 'books' 'kitchen' 'kitchen']
+    [0 1 4 5] ['books' 'books' 'kitchen' 'kitchen']
+    [2 3 6 7] ['books' 'books' 'kitchen' 'kitchen']
     """
 
     n_splits: int = 5
     _: KW_ONLY
     shuffle: bool = False
 
-    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
-        cells = read(by_class=True)
+    def _draw(self, cells: _Cells) -> Iterator[Split]:
         folds = splits.StratifiedKFold(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
         size, name = min(zip(cells.sizes, cells.names))
         if size < self.n_splits:
@@ -193,8 +187,8 @@ class DomainStratifiedKFold(_DomainSplitter):
 class DomainStratifiedShuffleSplit(_DomainSplitter):
     """Random splits with every class of every domain in proportion on both sides.
 
-    `sklearn.model_selection.StratifiedShuffleSplit`, stratified by class and domain. The training side has its share of
-    every class in every domain to within one row; so has the test side of what is left.
+    This is `sklearn.model_selection.StratifiedShuffleSplit`, stratified by class and domain: shares are kept to within one
+    row, on the training side those of all rows, on the test side those of what is left.
 
     Parameters
     ----------
@@ -221,8 +215,9 @@ class DomainStratifiedShuffleSplit(_DomainSplitter):
     test_size: float = 0.25
     train_size: float | None = None
 
-    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
-        return _stratified(read(by_class=True), self.n_splits, self.test_size, self.train_size, self.random_state)
+    def _draw(self, cells: _Cells) -> Iterator[Split]:
+        shares = {"test_size": self.test_size, "train_size": self.train_size}
+        return _stratified(cells, self.n_splits, self.random_state, **shares)
 
 
 @dataclass(repr=False, eq=False)
@@ -258,21 +253,18 @@ class FewShotSplit(_DomainSplitter):
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return self.n_repeats
 
-    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
-        cells = read(by_class=True)
+    def _draw(self, cells: _Cells) -> Iterator[Split]:
         shots = check_scalar(self.shots, "shots", Integral, min_val=1)
         rng = check_random_state(self.random_state)
         pool, test = np.arange(len(cells.cell)), None
         if self.test_size is not None:
-            [(pool, test)] = _stratified(cells, 1, self.test_size, None, rng)
+            [(pool, test)] = _stratified(cells, 1, rng, test_size=self.test_size)
         rows_of = [pool[cells.cell[pool] == cell] for cell in range(len(cells.sizes))]
         size, name = min(zip(map(len, rows_of), cells.names))
-        needed = shots + (test is None)
+        needed, besides = (shots + 1, "") if test is None else (shots, " besides the test rows")
         if size < needed:
-            left = f"{size} rows" + ("" if test is None else " besides the test rows")
-            raise ValueError(
-                f"{name} has {left}, but shots={shots} needs at least {needed}; use fewer, or leave it out."
-            )
+            fix = "use fewer, or leave it out"
+            raise ValueError(f"{name} has {size} rows{besides}, but shots={shots} needs at least {needed}; {fix}.")
         for _ in range(self.n_repeats):
             train = np.concatenate([rng.choice(rows, shots, replace=False) for rows in rows_of])
             yield train, np.setdiff1d(pool, train) if test is None else test
@@ -307,8 +299,10 @@ class LeaveOneDomainOut(_DomainSplitter):
     def _count(self, X: Texts, groups: Values, domains: Domains) -> int:
         return len(self._read(X, None, groups, domains, by_class=False).sizes)
 
-    def _draw(self, read: Callable[..., _Cells]) -> Iterator[Split]:
-        cells = read(by_class=check_scalar(self.shots, "shots", Integral, min_val=0) > 0)
+    def _by_class(self) -> bool:
+        return check_scalar(self.shots, "shots", Integral, min_val=0) > 0
+
+    def _draw(self, cells: _Cells) -> Iterator[Split]:
         if not cells.domain.any():
             raise ValueError(f"{cells.domain_names[0]} has all the rows; holding one domain out needs at least two.")
         rng = check_random_state(self.random_state)

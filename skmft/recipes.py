@@ -13,7 +13,6 @@ from numbers import Real
 from typing import ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -27,7 +26,7 @@ from ._method.contrastive import contrastive_loss
 from ._method.corruption import CORRUPTION_LABELS, CorruptionHead, corruption_loss, domain_head, draw_corrupted_labels
 from ._method.label_loss import interpolate, label_loss, label_terms
 from ._stage import Stage, Trained
-from ._typing import Batch, Params
+from ._typing import Batch, Params, Tensors
 
 __all__ = ["DomainAdversarial", "MetaFineTuning", "MultiTask", "Recipe", "SingleDomain", "Stage", "Trained"]
 
@@ -115,30 +114,32 @@ class Recipe(BaseEstimator):
         """
         return {**label_terms(model, output, batch)}
 
-    def finish(self, model: TextClassifier, start: Mapping[str, torch.Tensor], interpolation: float) -> None:
+    def finish(self, model: TextClassifier, start: Tensors, interpolation: float) -> None:
         """What is done with the weights when training has ended? By default they go back some way to the start."""
         interpolate(model, start, interpolation)
 
 
 @dataclass(repr=False, eq=False)
 class MissingRecipe(Recipe):
-    """Stands for a recipe of a class that `load` did not import. Predictions do not need it; training does."""
+    """Stands for a recipe that `load` does not make: not of skmft, or its `params` not kept (None). Training needs another."""
 
     name: str
-    params: Params
+    params: Params | None
 
-    def about(self) -> tuple[str, Params]:
+    def about(self) -> tuple[str, Params | None]:
         """What a saved folder says of the recipe that it stands for."""
         return self.name, self.params
 
     def refuse(self) -> None:
         """Say what training lacks."""
         raise ValueError(
-            f"the model was trained by the recipe {self!r}, which load does not import; before fit or adapt import its class "
+            f"the model was trained by the recipe {self!r}, which load does not make; before fit or adapt import its class "
             f"and call set_params(recipe={self!r})."
         )
 
     def __repr__(self) -> str:
+        if self.params is None:
+            return f"{self.name}(...)"
         given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
         return f"{self.name}({given})"
 
@@ -355,8 +356,10 @@ class DomainAdversarial(Recipe):
         return terms
 
 
-def make_recipe(name: str, params: Params) -> Recipe:
-    """A recipe of skmft by its class's name, or a `MissingRecipe` for others; nothing is imported."""
+def make_recipe(name: str, params: Params | None) -> Recipe:
+    """A recipe of skmft by its class's name, or a `MissingRecipe`; nothing is imported."""
     module, _, kind = name.rpartition(".")
     known = globals()[kind] if module == __name__ and kind in __all__ else None
-    return known(**params) if isinstance(known, type) and issubclass(known, Recipe) else MissingRecipe(name, params)
+    if params is None or not (isinstance(known, type) and issubclass(known, Recipe)):
+        return MissingRecipe(name, params)
+    return known(**params)

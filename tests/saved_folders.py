@@ -24,3 +24,8 @@ def alter(folder, **changes):
 
 def answers(clf, X):
     return [clf.predict_proba(X, domains=d) for d in (None, "books", "kitchen", "music")]
+
+
+def read_domains(clf):
+    """Domains of a loaded estimator whose tensors have been read."""
+    return [domain for domain, tensors in clf.adapted_weights_.data.items() if not callable(tensors)]

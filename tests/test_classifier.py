@@ -233,7 +233,7 @@ def test_class_weight_of_zero_holds_in_stage_3(make, data):
     y = np.where((d == "books") & (np.arange(len(y)) % 3 == 0), "odd", y)
     clf = make(class_weight={"pos": 0.0}, meta_epochs=1).fit(X, y, domains=d)
     assert clf.adapted_domains_.tolist() == ["books"]
-    with pytest.raises(ValueError, match=r"adapting needs examples of at least two of .*, of class_weight above 0"):
+    with pytest.raises(ValueError, match=r"of class_weight above 0; adapting needs two or more"):
         clf.adapt(X[:2], ["pos", "neg"], "toys")
     clf = make(class_weight={"pos": 0.0, "neg": 0.0})
     with pytest.raises(

@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import sklearn
 from conftest import make_texts
 from sklearn.base import clone
 
 from skmft.inspection import (
     DomainScoresDisplay,
-    EmbeddingDisplay,
     TrainingHistoryDisplay,
     TypicalityDisplay,
     explain_typicality,
@@ -89,7 +87,6 @@ def test_all_displays_are_readable(n_domains):
     predictions = {name: rng.choice(np.unique(y), len(y)) for name in ("baseline", "meta-learner", "adapted")}
     no_overlap(DomainScoresDisplay.from_predictions(y, predictions, d))
     no_overlap(TrainingHistoryDisplay(history_of(np.unique(d))).plot())
-    no_overlap(EmbeddingDisplay(rng.normal(size=(400, 8)), rng.normal(size=(400, 8)), y, d).plot())
 
 
 def test_typicality(fitted, data):
@@ -129,18 +126,6 @@ def test_history(fitted):
         "kitchen: label loss",
     ]
     assert len(display.curves["meta-learner: label loss"]) == 4 and len(display.curves["books: label loss"]) == 2
-
-
-def test_embeddings(fitted, data, pyplot):
-    X, y, d = data
-    display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
-    assert display.before.shape == display.after.shape == (48, 2)
-    assert len(display.figure_.axes) == 4
-    _, axes = pyplot.subplots(2)
-    with pytest.raises(
-        ValueError, match="ax has 2 axes; expected 4, for pre-trained, by class, meta-learner, by class"
-    ):
-        display.plot(axes)
 
 
 @pytest.mark.parametrize("n_prototypes", [1, 2])
@@ -202,21 +187,12 @@ def test_numbered_columns_and_columns_that_hold_the_domain(make, data, pyplot):
     np.testing.assert_allclose(np.sort(np.concatenate(list(display.groups.values()))), np.sort(expected))
 
 
-def test_embeddings_whatever_scikit_learn_is_told_to_give(fitted, data, pyplot):
-    X, y, d = data
-    with sklearn.config_context(transform_output="pandas"):
-        display = EmbeddingDisplay.from_estimator(fitted, X, y, d)
-    assert isinstance(display.before, np.ndarray)
-
-
 def test_more_domains_than_pairs_of_colour_and_marker():
-    rng, _, d = many(70)
+    _, _, d = many(70)
     history = TrainingHistoryDisplay(history_of(np.unique(d))).plot()
     no_overlap(history)
     assert len({(line.get_color(), line.get_marker()) for line in history.axes_[1].get_lines()}) == 64
-    embeddings = rng.normal(size=(len(d), 8))
-    display = EmbeddingDisplay(embeddings, embeddings, np.arange(len(d)) % 70, d).plot()
-    assert [len(display.axes_[k].get_legend().get_texts()) for k in (1, 3)] == [70, 70]
+    assert len(history.axes_[1].get_legend().get_texts()) == 70
 
 
 @pytest.mark.parametrize("n_domains", [2, 16])
@@ -289,8 +265,6 @@ def test_lengths_that_differ():
         TypicalityDisplay([0.5, 0.6], [0, 1], ["books", "dvd", "dvd"])
     with pytest.raises(ValueError, match=r"predictions\['all'\] has shape \(3,\), but y has 2 rows"):
         DomainScoresDisplay.from_predictions([0, 1], {"all": long}, ["books", "dvd"])
-    with pytest.raises(ValueError, match=r"y has shape \(3,\), but before has 2 rows"):
-        EmbeddingDisplay(np.eye(2), np.eye(2), long, ["books", "dvd"])
 
 
 def test_a_domain_that_was_adapted_again_shows_its_last_training():
@@ -319,3 +293,18 @@ def test_axes_that_are_shared_or_drawn_on_twice(pyplot):
     for ax in [*axes, axes[0]]:
         display.plot(ax)
         assert ax.yaxis.get_inverted()
+
+
+def test_history_of_domains_that_have_models_of_their_own():
+    """As `SingleDomain` has them: stage 2 trains one model a domain, and none hides another."""
+    history = [
+        {"stage": "meta", "domain": k, "epoch": e, "label_loss": v / e}
+        for k, v in (("books", 1), ("dvd", 2))
+        for e in (1, 2)
+    ]
+    display = TrainingHistoryDisplay(history).plot()
+    assert display.curves == {"model of books: label loss": [1, 0.5], "model of dvd: label loss": [2, 1]}
+    assert display.ax_.get_legend_handles_labels()[1] == ["model of books", "model of dvd"]
+    assert len(display.axes_) == 1
+    many = [{**entry, "domain": f"domain {k}"} for k in range(16) for entry in history[:2]]
+    no_overlap(TrainingHistoryDisplay(many).plot())

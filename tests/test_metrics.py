@@ -27,7 +27,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skmft.metrics import (
-    domain_invariance_score,
     domain_report,
     macro_domain_score,
     make_domain_scorer,
@@ -117,12 +116,6 @@ def test_bad_input():
         make_domain_scorer("f1_macro")
     with pytest.raises(ValueError, match=r"response_method='guess'"):
         make_domain_scorer(response_method="guess")
-    with pytest.raises(ValueError, match=r"All rows are of one domain, 'books'"):
-        domain_invariance_score(np.zeros((4, 2)), ["books"] * 4)
-    with pytest.raises(ValueError, match=r"domain 'dvd' has 2 rows, fewer than cv=5"):
-        domain_invariance_score(np.zeros((10, 2)), ["books"] * 8 + ["dvd"] * 2)
-    with pytest.raises(ValueError, match=r"domains: row 1 has no domain"):
-        domain_invariance_score(np.zeros((20, 2)), ["books", np.nan] * 10)
 
 
 @pytest.mark.parametrize("names", ["ab", "ba"])
@@ -447,20 +440,6 @@ def test_what_arguments_a_metric_gets():
     assert score(lambda labels, answer: accuracy_score(labels, labels), clf=clf, X=X, y=y, d=d) == 1
 
 
-def test_domain_invariance():
-    rng = np.random.default_rng(0)
-    d = np.repeat(["books", "dvd"], [300, 100])
-    scores = []
-    for shift in (0, 1, 6):
-        embeddings = rng.normal(size=(400, 4))
-        embeddings[:, 0] += shift * (d == "dvd")
-        scores.append(domain_invariance_score(embeddings, d, random_state=0))
-    assert abs(scores[0]) < 0.1
-    assert scores[0] < scores[1] < scores[2]
-    assert scores[2] > 0.95
-    assert scores[2] == domain_invariance_score(embeddings, d, random_state=0)
-
-
 def test_columns_of_probabilities_in_another_order():
     y, proba = ["a", "b", "a", "b"], np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
     one = domain_report(y, y, ["books"] * 4, y_proba=proba, labels=["a", "b"], output_dict=True)
@@ -473,13 +452,6 @@ def test_no_rows():
     for call in (domain_report, macro_domain_score, worst_domain_score):
         with pytest.raises(ValueError, match="have no rows; expected at least one"):
             call([], [], [])
-
-
-def test_numbers_as_domains_of_a_probe():
-    rng, d = np.random.default_rng(0), np.repeat([0.5, 1.5], 40)
-    E = rng.normal(size=(80, 3)) + d[:, None]
-    expected = domain_invariance_score(E, np.where(d < 1, "a", "b"), random_state=0)
-    assert domain_invariance_score(E, d, random_state=0) == expected
 
 
 def test_scorers_find_the_domain_column_of_other_tables(make, data):

@@ -125,3 +125,12 @@ def test_from_pretrained_where_a_save_was_cut_off(copied, later, data, monkeypat
     copied.rename(copied.parent / ".model.old")
     found = MetaFineTunedClassifier.from_pretrained(copied).predict_proba(data[0])
     np.testing.assert_array_equal(found, later.predict_proba(data[0]))
+
+
+def test_a_revision_of_a_folder_is_refused(saved, copied, hub):
+    with pytest.raises(ValueError, match=r"revision='v1' is for repositories of the hub, but path=.* is a folder here"):
+        MetaFineTunedClassifier.from_pretrained(saved, revision="v1")
+    copied.rename(copied.parent / ".model.old")
+    with pytest.raises(ValueError, match=r"leave revision out"):
+        MetaFineTunedClassifier.from_pretrained(copied, revision="v1")
+    assert hub.calls == []

@@ -41,7 +41,7 @@ def modules():
         "many_domains",
         "choose_defaults",
     ]
-    names += ["engine_accuracy", "lib.engine", "lib.tasks", "lib.cells", "lib.recipes", "lib.report"]
+    names += ["engine_accuracy", "lib.engine", "lib.tasks", "lib.cells", "lib.recipes", "lib.report", "lib.statistics"]
     return {name.removeprefix("lib."): module for name, module in zip(names, import_benchmarks(*names))}
 
 
@@ -378,6 +378,20 @@ def test_losses_against_domains(small, monkeypatch, kind, names):
     (small["report"].RESULTS).mkdir()
     domain_invariance.draw_figure(ours)
     assert (small["report"].RESULTS / "domain_invariance.png").stat().st_size > 1000
+
+
+def test_the_domain_probe(modules):
+    rng = np.random.default_rng(0)
+    d = np.repeat(["books", "dvd"], [300, 100])
+    scores = []
+    for shift in (0, 1, 6):
+        embeddings = rng.normal(size=(400, 4))
+        embeddings[:, 0] += shift * (d == "dvd")
+        scores.append(modules["statistics"].domain_probe(embeddings, d))
+    assert abs(scores[0]) < 0.1
+    assert scores[0] < scores[1] < scores[2]
+    assert scores[2] > 0.95
+    assert scores[2] == modules["statistics"].domain_probe(embeddings, d)
 
 
 def test_the_share_between_domains_by_hand(modules):

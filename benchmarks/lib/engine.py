@@ -20,7 +20,7 @@ _PLACES = {
         "MultiTaskClassifier",
         "SingleDomainClassifier",
     ],
-    "skmft.metrics": ["domain_invariance_score", "make_domain_scorer"],
+    "skmft.metrics": ["make_domain_scorer"],
     "skmft.model_selection": ["DomainStratifiedKFold"],
     "skmft.recipes": ["MetaFineTuning"],
     "skmft._base": ["MOST_PAIRS_BI"],

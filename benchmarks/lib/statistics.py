@@ -218,3 +218,17 @@ def compare(
     if len(frame):
         frame["holm"] = holm(frame["p"])
     return frame
+
+
+def domain_probe(embeddings: np.ndarray, domains: Sequence[Any]) -> float:
+    """How well a linear probe (Alain and Bengio, 2016, arXiv:1610.01644) tells the domain: 0 is chance, 1 is always."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    predicted = cross_val_predict(probe, embeddings, domains, cv=folds)
+    return float(balanced_accuracy_score(domains, predicted, adjusted=True))

@@ -20,7 +20,7 @@ def as_given(values: Values) -> Array:
 
 
 def column_of(X: Texts, name: Name) -> Any:
-    """Values `name` of a DataFrame, Hugging Face dataset or Arrow table X; None where there is none."""
+    """Column `name` of a DataFrame, Hugging Face dataset or Arrow table X; None where there is none."""
     present = name is not None and name in (column_names(X) or [])
     return X[name][:] if present else None  # a dataset's column gives its rows one by one, but a slice of it at once
 

@@ -12,188 +12,157 @@ domains/0.safetensors     for each domain with a model of its own, in the order 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
+from sklearn.base import BaseEstimator
 
 from .._engine.encoder import quiet
-from .._typing import Name, Params
-from .folder import FORMAT, MANIFEST, flush, mend, sha256_of, swap, write_json
-from .state import FittedState
-from .values import decode, decode_names, encode, encode_names
+from .._typing import Params
+from .folder import FORMAT, MANIFEST, flush, is_empty, mend, sha256_of, swap, write_json
+from .state import PLAIN, SOURCE, FittedState, ParamsCheck
+from .values import decode, encode, encode_names, name_of
 
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
-_NO_RESULTS = (
-    "No held-out results were given when the model was saved (`save(path, results=...)` takes them). The table above counts "
-    "training rows; how good the model is on others is not known here."
-)
+_CARD = """\
+---
+library_name: skmft
+pipeline_tag: text-classification
+---
+
+# Text classifier for several domains
+
+Fitted with skmft's `{name}` from the encoder `{encoder}` on {n_rows} {texts}.
+
+```python
+from {module} import {name}
+
+clf = {name}.load("path/of/this/folder")
+clf.predict(X, domains=d)
+```
+
+## Training rows
+
+{table}{later}
+
+## Results on held-out rows
+
+{results}
+
+## Parameters
+
+{params}
+"""
 
 
-def save(
-    state: FittedState,
-    check: Callable[[Params], object],
-    path: str | os.PathLike,
-    *,
-    notes: str = "",
-    results: Mapping[Name, Mapping[str, float]] | None = None,
-) -> None:
-    """Write a fitted classifier to a folder.
-
-    `check` makes an estimator of parameters, and raises where they are not valid; for the rest see the method of this name.
-    """
-    notes = "\n\n".join(part for part in (_results_table({} if results is None else results), notes.strip()) if part)
+def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.PathLike, notes: str) -> None:
+    """Write a fitted classifier of class `kind` to a folder, with `notes` in its model card."""
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
-    mend(target)
     _refuse_place(target)
-    params = _params_as_json(state.params)
+    mend(target)
+    params = _as_json(state.params)
     try:
         check({name: decode(value, lambda name, params: state.params["recipe"]) for name, value in params.items()})
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the parameters as they are now could not be loaded again ({error}); set_params first."
-        ) from error
-    names = {"classes": encode_names(state.classes), "domains": encode_names(state.domains)}
-    for content in names.values():
-        decode_names(content)  # what could not be read is not written
+        raise ValueError(f"load would refuse the parameters as they are ({error}); set_params first.") from error
+    columns = state.feature_names_in
+    about = {
+        "class": kind.__name__,
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "params": params,
+        "settings": state.settings,
+        "classes": encode_names(state.classes),
+        "domains": encode_names(state.domains),
+        "adapted_domains": list(state.adapted_weights),
+        "feature_names_in": None if columns is None else [encode(name) for name in columns],
+        "encoder_source": {name: getattr(state.encoder_source, name) for name in SOURCE},
+        **{name: getattr(state, name) for name in PLAIN},
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
-    try:
+    with tempfile.TemporaryDirectory(".new", f".{target.name}.", target.parent, ignore_cleanup_errors=True) as folder:
+        new = Path(folder) / "new"
         _write_weights(state, new)
-        source = state.encoder_source
-        versions = {name: version(name) for name in _LIBRARIES}
-        columns = state.feature_names_in
-        write_json(
-            new / "estimator.json",
-            {
-                "class": state.class_name,
-                "versions": versions,
-                "params": params,
-                "settings": {name: encode(value) for name, value in state.settings.items()},
-                **names,
-                "adapted_domains": [encode(d) for d in state.adapted_weights],
-                "unknown": state.unknown,
-                "is_pair": state.is_pair,
-                "pair_encoding": state.pair_encoding,
-                "seed": state.seed,
-                "feature_names_in": None if columns is None else [encode(n) for n in columns],
-                "n_features_in": state.n_features_in,
-                "encoder_source": {"name": source.name, "revision": source.revision, "sha256": source.sha256},
-                "history": [{k: encode(v) for k, v in entry.items()} for entry in state.history],
-            },
-        )
-        (new / "README.md").write_text(_model_card(state, versions, notes), encoding="utf-8")
+        write_json(new / "estimator.json", about)
+        (new / "README.md").write_text(_model_card(state, kind, notes.strip()), encoding="utf-8")
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         write_json(new / MANIFEST, {"format": FORMAT, "files": {name: sha256_of(new / name) for name in files}})
-        modes = {True: (new / "domains").stat().st_mode, False: (new / MANIFEST).stat().st_mode}
-        for file in [*new.rglob("*"), new]:
-            os.chmod(file, modes[file.is_dir()])  # as the user's umask has it; some writers keep files to themselves
-            flush(file)
+        mode = (new / MANIFEST).stat().st_mode  # as the user's umask has it; some writers keep files to themselves
+        for entry in [*new.rglob("*"), new]:
+            if entry.is_file():
+                entry.chmod(mode)
+            flush(entry)
         swap(new, target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+
+
+def push(save: Callable[..., None], repo_id: str, *, private: bool | None, notes: str, **upload: Any) -> str:
+    """Upload what ``save(folder, notes=...)`` writes."""
+    from huggingface_hub import create_repo, upload_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "model"
+        save(target, notes=notes)
+        create_repo(repo_id, private=private, exist_ok=True, token=upload.get("token"))
+        upload = {"delete_patterns": ["encoder/*", "domains/*"], **upload}  # files that no manifest lists are refused
+        return str(upload_folder(repo_id=repo_id, folder_path=target, **upload))
 
 
 def _refuse_place(target: Path) -> None:
     if os.path.ismount(target) or Path.cwd().is_relative_to(target):
-        raise ValueError(
-            f"path={str(target)!r} is a mount point, or the working directory or a folder around it; save puts a new folder in "
-            "its place, which these do not allow. Name a folder inside it."
-        )
-    if target.exists() and not (target / MANIFEST).is_file() and not (target.is_dir() and not any(target.iterdir())):
+        told = f"path={str(target)!r} is a mount point, or the working directory or a folder around it"
+        raise ValueError(f"{told}, which save cannot replace. Name a folder inside it.")
+    if target.exists() and not (target / MANIFEST).is_file() and not is_empty(target):
         raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
 
-def _params_as_json(given: Mapping[str, Any]) -> Params:
+def _as_json(given: Params) -> Params:
     params, lost = {}, []
     for name, value in {**given, "memory": None}.items():  # memory is a place on this machine
         try:
             params[name] = encode(value)
         except TypeError:
-            params[name] = None
-            lost.append(name)
+            lost.append(name)  # a recipe's name is kept, so that fit does not follow another one
+            params[name] = {"recipe": [name_of(value), None]} if isinstance(value, BaseEstimator) else None
     if lost:
-        warnings.warn(
-            f"parameters {lost} cannot be kept in JSON and are saved as None: predictions are not affected, but set them "
-            "again before fit or adapt.",
-            UserWarning,
-            stacklevel=4,
-        )
+        told = f"parameters {lost} cannot be kept in JSON: predictions do not need them; set them again before fit or adapt."
+        warnings.warn(told, stacklevel=4)
     return params
 
 
 def _write_weights(state: FittedState, new: Path) -> None:
+    (new / "domains").mkdir(parents=True)
     module = state.meta_learner
     with quiet():
         module.encoder.save_pretrained(new / "encoder")
         state.tokenizer.save_pretrained(new / "encoder")
-    heads = {n: t.detach().cpu().contiguous() for n, t in module.state_dict().items() if not n.startswith("encoder.")}
-    save_file(heads, new / "heads.safetensors")
-    arrays = {n: torch.from_numpy(np.ascontiguousarray(array)) for n, array in state.arrays.items()}
-    arrays["class_counts_"] = torch.from_numpy(state.class_counts)
-    save_file(arrays, new / "arrays.safetensors")
-    (new / "domains").mkdir()
-    for number, domain in enumerate(state.adapted_weights):
-        tensors = {n: t.detach().cpu().contiguous() for n, t in state.adapted_weights[domain].items()}
-        save_file(tensors, new / "domains" / f"{number}.safetensors")
+    arrays = {**state.arrays, "class_counts_": state.class_counts}
+    weights = {
+        "heads": {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("encoder.")},
+        "arrays": {name: torch.tensor(array) for name, array in arrays.items()},
+        **{f"domains/{number}": tensors for number, tensors in enumerate(state.adapted_weights.values())},
+    }
+    for name, tensors in weights.items():
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, new / f"{name}.safetensors")
 
 
-def _results_table(results: Mapping[Name, Mapping[str, float]]) -> str:
-    """Markdown of what `domain_report` gives with ``output_dict=True``; empty for no results."""
-    lines = results.values() if isinstance(results, Mapping) else [None]
-    if not all(isinstance(line, Mapping) and all(isinstance(v, Real) for v in line.values()) for line in lines):
-        raise ValueError(
-            f"results is {results!r:.100}; expected a dict of dicts of numbers, as domain_report(..., output_dict=True) gives "
-            "it; text goes into notes."
-        )
-    columns = list(dict.fromkeys(column for line in results.values() for column in line))
-    rows = [["domain", *columns], ["---"] * (len(columns) + 1)] if results else []
-    for name, line in results.items():
-        rows.append([str(name), *(f"{line[c]:.4g}" if c in line else "" for c in columns)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-
-
-def _model_card(state: FittedState, versions: dict[str, str], notes: str) -> str:
-    counts, is_ours = state.class_counts, state.class_name == "MetaFineTunedClassifier"
-    classes, domains = state.classes.tolist(), state.domains.tolist()
-    lines = [
-        "---",
-        "library_name: skmft",
-        "pipeline_tag: text-classification",
-        "---",
-        "",
-        "# Text classifier for several domains" + (", by Meta Fine-Tuning" if is_ours else ""),
-        "",
-        f"Fitted with skmft's `{state.class_name}` from the encoder `{state.encoder_source.name}` on {int(counts.sum())} "
-        f"{'text pairs' if state.is_pair else 'texts'}.",
-        "",
-        "```python",
-        f"from skmft{'' if is_ours else '.baselines'} import {state.class_name}",
-        "",
-        f'clf = {state.class_name}.load("path/of/this/folder")',
-        "clf.predict(X, domains=d)",
-        "```",
-        "",
-        "## Training rows",
-        "",
-        "| domain | " + " | ".join(map(str, classes)) + " | adapted |",
-        "| --- " * (len(classes) + 2) + "|",
-    ]
-    for name, row in zip(domains, counts):
-        has = "yes" if name in state.adapted_weights else "no"
-        lines.append(f"| {name} | " + " | ".join(map(str, row.tolist())) + f" | {has} |")
-    later = [str(d) for d in state.adapted_weights if d not in domains]
-    if later:
-        lines += ["", f"Adapted to later: {', '.join(later)}."]
-    lines += ["", "## Results", "", notes or _NO_RESULTS, "", "## Parameters", ""]
-    lines += [f"- `{name}`: `{value!r}`" for name, value in state.params.items() if name != "memory"]
-    lines += ["", "## Versions", "", ", ".join(f"{name} {number}" for name, number in versions.items()), ""]
-    return "\n".join(lines)
+def _model_card(state: FittedState, kind: type, notes: str) -> str:
+    domains, adapted = state.domains.tolist(), state.adapted_weights
+    rows = [["domain", *state.classes.tolist(), "adapted"], ["---"] * (len(state.classes) + 2)]
+    rows += [[d, *n, "yes" if d in adapted else "no"] for d, n in zip(domains, state.class_counts.tolist())]
+    later = [str(domain) for domain in adapted if domain not in domains]
+    return _CARD.format(
+        name=kind.__name__,
+        module="skmft" if kind.__module__ == "skmft.classifier" else kind.__module__,
+        encoder=state.encoder_source.name,
+        n_rows=state.class_counts.sum(),
+        texts="text pairs" if state.is_pair else "texts",
+        table="\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows),
+        later=f"\n\nAdapted to later: {', '.join(later)}." if later else "",
+        results=notes or "None were given when the model was saved; the table above counts training rows.",
+        params="\n".join(f"- `{name}`: `{value!r}`" for name, value in state.params.items() if name != "memory"),
+    )

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ _DAMAGED = (ValueError, TypeError, LookupError, EOFError, OSError, tarfile.TarEr
 Home = str | os.PathLike | None
 Names = Sequence[str] | None
 Answer: TypeAlias = Bunch | tuple[Any, Any, Any]
-Found = tuple[str, list[tuple], str]  # names of the columns, the one or two of texts first; rows; DESCR
+Found = tuple[str, list[tuple], str]  # names of the columns; rows; DESCR
 Reader = Callable[[Path, str, Names], Found]  # of a path, a subset, and domains, None for all
 
 
@@ -92,7 +92,7 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 
 def load(
     folder: str,
-    subsets: Mapping[str, Sequence[str]],  # and their domains
+    subsets: Mapping[str, Collection[str]],  # and their domains
     read: Reader,
     data_home: Home,
     subset: str,
@@ -113,44 +113,36 @@ def load(
     except _DAMAGED as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be used ({why}); delete it and get it again.") from error
-    names, cells = columns.split(), list(zip(*rows))
-    arrays = {k: np.array(v, dtype=float if k == "ratings" else object) for k, v in zip(names, cells)}
-    n_texts = names.index("target")
-    data = np.array(list(zip(*cells[:n_texts])), dtype=object) if n_texts > 1 else arrays[names[0]]
+    arrays = {k: np.array(v, dtype=float if k == "ratings" else object) for k, v in zip(columns.split(), zip(*rows))}
+    if "premise" in arrays:
+        arrays["data"] = np.column_stack([arrays.pop("premise"), arrays.pop("hypothesis")])
     if return_X_y_domains:
-        return data, arrays["target"], arrays["domains"]
-    return Bunch(
-        data=data,
-        target_names=sorted(set(arrays["target"]) - {None}),
-        domain_names=sorted(set(arrays["domains"])),
-        DESCR=about,
-        **{name: arrays[name] for name in names[n_texts:]},
-    )
+        return arrays["data"], arrays["target"], arrays["domains"]
+    target_names, domain_names = sorted(set(arrays["target"]) - {None}), sorted(set(arrays["domains"]))
+    return Bunch(**arrays, target_names=target_names, domain_names=domain_names, DESCR=about)
 
 
 def _find_or_fetch(folder: str, data_home: Home, instead: str) -> Path:
     """The local copy, which pooch, knowing one home only, would overwrite; else the archive, downloaded to the last home."""
-    source = SOURCES[folder]
-    homes = [Path(data_home)] if data_home is not None else [pooch.os_cache("skmft")]
-    if data_home is None and (given := os.environ.get("SKMFT_DATA_HOME")):
-        homes.insert(0, Path(given))
-    folders = [home.expanduser() / folder for home in homes]
+    source, given = SOURCES[folder], os.environ.get("SKMFT_DATA_HOME")
+    homes = [data_home] if data_home is not None else [*filter(None, [given]), pooch.os_cache("skmft")]
+    folders = [Path(home).expanduser() / folder for home in homes]
     for path in (place / name for place in folders for name in (source.file, instead) if name):
         if path.exists():
             if path.name == source.file and source.exact and source.sha256 != (found := pooch.file_hash(str(path))):
                 raise ValueError(f"{path} has sha256 {found}, expected {source.sha256}; delete it and get it again.")
             return path
-    known = {source.file: source.sha256}
-    fetcher = pooch.create(folders[-1], "", registry=known, urls={source.file: source.url}, retry_if_failed=2)
+    name, home = source.file, folders[-1]
+    fetcher = pooch.create(home, "", registry={name: source.sha256}, urls={name: source.url}, retry_if_failed=2)
     try:
-        return Path(fetcher.fetch(source.file, downloader=partial(source.download, source)))
+        return Path(fetcher.fetch(name, downloader=partial(source.download, source)))
     except OSError as error:  # requests' errors are among them
         raise FileNotFoundError(
-            f"no local copy of {source.file}, and no download ({error}). Get it from {source.url} and put it in "
-            f"{folders[-1]}; data_home= or the environment variable SKMFT_DATA_HOME may name another home."
+            f"no local copy of {name}, and no download ({error}). Get it from {source.url} and put it in {home}; data_home= "
+            "or the environment variable SKMFT_DATA_HOME may name another home."
         ) from error
     except ValueError as error:
-        by_hand = "" if source.exact else f" A copy that you trust can be put in {folders[-1]} by hand."
+        by_hand = "" if source.exact else f" A copy that you trust can be put in {home} by hand."
         raise ValueError(f"{source.url}: {error} Nothing was kept.{by_hand}") from error
 
 

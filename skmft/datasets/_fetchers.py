@@ -6,12 +6,12 @@ import json
 import re
 import zipfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 from ._archives import SOURCES, Answer, Found, Home, Names, load, read_tar
 
 _AMAZON = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
-_AMAZON_ROWS = 1000  # of a file
 _REVIEW = re.compile(r"<review>(.*?)</review>", re.DOTALL)
 _PARTS = re.compile(r"<title>(.*?)</title>.*?<review_text>(.*?)</review_text>", re.DOTALL)
 _AMAZON_DESCR = """Multi-Domain Sentiment Dataset, labelled part: 1,000 positive and 1,000 negative Amazon reviews in each
@@ -46,7 +46,7 @@ def fetch_amazon_reviews(
     Raises
     ------
     FileNotFoundError
-        If there is no archive; the message says where to get it and where to put it.
+        If there is no archive; it says where to get it and where to put it.
     ValueError
         If a subset or domain is not known, or the archive is damaged, incomplete, or not of the known sha256.
 
@@ -57,8 +57,7 @@ def fetch_amazon_reviews(
     Traceback (most recent call last):
     ValueError: domains=['toys']; expected a list of names among ['books', 'dvd', 'electronics', 'kitchen'].
     """
-    subsets = {"all": list(_AMAZON)}
-    return load("amazon", subsets, _read_amazon, data_home, subset, domains, return_X_y_domains)
+    return load("amazon", {"all": _AMAZON}, _read_amazon, data_home, subset, domains, return_X_y_domains)
 
 
 def _read_amazon(path: Path, subset: str, domains: Names) -> Found:
@@ -66,24 +65,22 @@ def _read_amazon(path: Path, subset: str, domains: Names) -> Found:
     for domain in domains or _AMAZON:
         for label in ("negative", "positive"):
             member = f"sorted_data_acl/{_AMAZON[domain]}/{label}.review"
-            # Latin-1 never fails. The archive itself has lost its accents: 29 reviews hold U+FFFD in UTF-8, which is read
-            # as three characters here, and in the benchmarks' frozen rows.
+            # Latin-1 never fails. The archive has lost its accents: 29 reviews hold U+FFFD, read as three characters.
             reviews = _REVIEW.findall(files[member].decode("latin-1"))
             whole = [parts[0] for review in reviews if len(parts := _PARTS.findall(review)) == 1]
-            if not len(whole) == len(reviews) == _AMAZON_ROWS:
+            if not len(whole) == len(reviews) == 1000:
                 found = f"{len(reviews)} reviews, {len(whole)} of them with one title and one text"
-                raise ValueError(f"{member} has {found}, expected {_AMAZON_ROWS} of both")
+                raise ValueError(f"{member} has {found}, expected 1000 of both")
             rows += [("\n".join(html.unescape(part).strip() for part in parts), label, domain) for parts in whole]
-    return "text target domains", rows, _AMAZON_DESCR
+    return "data target domains", rows, _AMAZON_DESCR
 
 
 _FDU_SAMPLE = "fdu-mtl-sample.tar.gz"
-_FDU_TRAIN = {  # rows of <domain>.task.train: the paper's training and development rows together
+_FDU_TRAIN = {  # rows of <domain>.task.train: those of MR and toys_games as counted, the rest as the paper gives them
     "MR": 1600, "apparel": 1600, "baby": 1500, "books": 1600, "camera_photo": 1597, "dvd": 1600, "electronics": 1598,
     "health_personal_care": 1600, "imdb": 1600, "kitchen_housewares": 1600, "magazines": 1570, "music": 1600,
     "software": 1515, "sports_outdoors": 1600, "toys_games": 1600, "video": 1600,
 }  # fmt: skip
-_FDU_MARGIN = 0.02  # the numbers are the paper's, but for MR and toys_games, which were counted in a copy of the files
 _FDU_SUFFIX = {"train": ".task.train", "test": ".task.test", "unlabeled": ".task.unlabel"}
 _FDU_LABELS = {"0": "negative", "1": "positive"}
 _FDU_DESCR = """FDU-MTL, {subset}: tokenised reviews of {domains}, "negative" or "positive": 14 Amazon product domains and
@@ -97,8 +94,8 @@ def fetch_fdu_mtl(
 ) -> Answer:
     """Load FDU-MTL reviews of up to 16 domains; the first call downloads the archive.
 
-    The authors' own page is often down, so a public copy is used, whose checksum nobody has published. Instead, labels and
-    rows are counted: exactly for MR and toys_games, within 2% of the paper for the others.
+    It is a public copy, whose checksum nobody has published. Instead, labels and rows are counted: exactly for MR and
+    toys_games, within 2% of the paper for the others.
 
     Parameters
     ----------
@@ -125,7 +122,7 @@ def fetch_fdu_mtl(
     Traceback (most recent call last):
     ValueError: subset='valid'; expected 'train' or 'test' or 'unlabeled'.
     """
-    subsets = {name: list(_FDU_TRAIN) for name in _FDU_SUFFIX}
+    subsets = dict.fromkeys(_FDU_SUFFIX, _FDU_TRAIN)
     return load("fdu_mtl", subsets, _read_fdu, data_home, subset, domains, return_X_y_domains, _FDU_SAMPLE)
 
 
@@ -139,7 +136,7 @@ def _read_fdu(path: Path, subset: str, domains: Names) -> Found:
         raise ValueError(f"it lacks the domains {lacking} of {subset!r}; {url} has all: put that in {path.parent}")
     rows = [row for domain in wanted for row in _parse_fdu(domain, subset, files[domain + _FDU_SUFFIX[subset]])]
     sample = f"This local copy is a sample with {len(there)} of the 16 domains. " if is_sample else ""
-    return "text target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
+    return "data target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
 
 
 def _parse_fdu(domain: str, subset: str, raw: bytes) -> list[tuple]:
@@ -158,7 +155,7 @@ def _parse_fdu(domain: str, subset: str, raw: bytes) -> list[tuple]:
             raise ValueError(f"{file}, line {number} is {line[:40]!r}; expected 0 or 1, a tab, and a text")
         rows.append(((rest if labelled else text).strip(), label, domain))
     expected = {"train": _FDU_TRAIN[domain], "test": 400, "unlabeled": 475 if domain == "software" else 2000}[subset]
-    if abs(len(rows) - expected) > (0 if domain in ("MR", "toys_games") else _FDU_MARGIN * expected):
+    if abs(len(rows) - expected) > (0 if domain in ("MR", "toys_games") else 0.02 * expected):
         raise ValueError(f"{file} has {len(rows)} rows, expected {expected}")
     counts = Counter(label for _, label, _ in rows)
     if labelled and min(counts[label] for label in _FDU_LABELS.values()) < 0.4 * len(rows):
@@ -219,7 +216,7 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
     with zipfile.Path(path, member).open("rb") if is_archive else gzip.open(path) as file:
         rows = [tuple(row[key] for key in keys.split()) for row in map(json.loads, file)]
     rows = [row for row in rows if row[2] != "-"]  # no majority among the five annotators
-    cells = {(genre, label) for genre in _GENRES[subset] for label in _MNLI_LABELS}
+    cells = set(product(_GENRES[subset], _MNLI_LABELS))
     if wrong := cells.symmetric_difference((genre, label) for _, _, label, genre in rows):
         raise ValueError(f"these (genre, label) have no rows, or should have none: {sorted(wrong, key=str)}")
     if not all(isinstance(text, str) for row in rows for text in row):
@@ -235,12 +232,8 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
     return "premise hypothesis target domains groups", rows, about
 
 
-_SNIPPETS = {
-    "amazon": "amazonReviewSnippets",
-    "movies": "movieReviewSnippets",
-    "nyt": "nytEditorialSnippets",
-    "tweets": "tweets",
-}
+_SNIPPETS = {"amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets"}
+_SNIPPETS |= {"nyt": "nytEditorialSnippets", "tweets": "tweets"}
 _SNIPPETS_INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _SNIPPETS_DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, each with the mean of
 20 people's ratings from -4 (very negative) to 4 (very positive). Rows rated from -0.5 to 0.5 are left out; lower ones are
@@ -275,8 +268,7 @@ def fetch_rated_snippets(
     Traceback (most recent call last):
     ValueError: domains=['books']; expected a list of names among ['amazon', 'movies', 'nyt', 'tweets'].
     """
-    subsets = {"all": list(_SNIPPETS)}
-    return load("rated_snippets", subsets, _read_snippets, data_home, subset, domains, return_X_y_domains)
+    return load("rated_snippets", {"all": _SNIPPETS}, _read_snippets, data_home, subset, domains, return_X_y_domains)
 
 
 def _read_snippets(path: Path, subset: str, domains: Names) -> Found:
@@ -289,4 +281,4 @@ def _read_snippets(path: Path, subset: str, domains: Names) -> Found:
             if abs(value := float(rating)) > 0.5:
                 label = "positive" if value > 0 else "negative"
                 rows.append((html.unescape(text).strip(), label, domain, f"{domain} {number.split('_')[0]}", value))
-    return "text target domains groups ratings", rows, _SNIPPETS_DESCR
+    return "data target domains groups ratings", rows, _SNIPPETS_DESCR

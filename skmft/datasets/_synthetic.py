@@ -24,8 +24,8 @@ def make_multi_domain_texts(
 
     Every text has, in random order, words of its class, words of its domain, which say nothing about the class, and
     filler. A class word belongs, with probability `domain_shift`, to the class in this domain alone, and otherwise to
-    the class in all domains. So at 0 a classifier trained on other domains can read every class word, and at 1 it can
-    only guess. Each lexicon has 8 words; no two share one, and they do not depend on `random_state`.
+    the class in all domains: at 1, other domains teach nothing. Each lexicon has 8 words, which no other has, whatever
+    `random_state` is.
 
     Parameters
     ----------

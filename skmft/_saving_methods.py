@@ -1,0 +1,158 @@
+"""How a fitted classifier leaves Python: folders, the hub, sentence-transformers, ONNX."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Self
+
+from . import recipes
+from ._persistence import export, loading, saving
+from ._persistence.state import FittedState
+from ._typing import Name, Params
+
+
+class SavingMixin:
+    """Saving, loading and export, by way of `FittedState`; the estimator makes one, and is made of one."""
+
+    _fitted_state: Callable[[], FittedState]
+    _checked: Callable[[Params], Self]
+    _from_state: Callable[[FittedState], Self]
+
+    def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
+        """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
+
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. `load` refuses an
+        edited card; say in `notes` what it should say. Under ``adaptation="full"`` each domain's file is as large as the
+        encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty folder, or one that `save` wrote.
+        notes : str, default=""
+            Markdown for the card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
+
+        Raises
+        ------
+        FileExistsError, ValueError
+            If the path, or ``.name.old`` beside it, holds something that `save` did not write; or if `load` would refuse the
+            parameters as they are.
+        """
+        saving.save(self._fitted_state(), type(self), self._checked, path, notes)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
+
+        Nothing in the folder is executed, and every file is checked against its manifest, domains' weights when they are
+        first asked for. The encoder's weights are mapped, so that processes share them: replace a folder in use as `save`
+        does, and do not write into its files.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        object of the class
+            It predicts as the saved one did, bit for bit on the same machine. Parameters that JSON cannot hold (callbacks,
+            generators) and `memory` are None. A recipe with such a parameter, or not of skmft, is not made again: `fit` and
+            `adapt` say what to set.
+
+        Raises
+        ------
+        ValueError
+            If a file is missing, altered, cut short or of a newer format; the message names it.
+        """
+        return cls._from_state(loading.load(cls, cls._checked, recipes.make_recipe, path))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike, *, revision: str | None = None) -> Self:
+        """`load` from a folder, or from the Hugging Face hub.
+
+        Parameters
+        ----------
+        path : path or str
+            Folder that `save` wrote, or the hub's name of a repository that holds one.
+        revision : str, default=None
+            Commit, branch or tag on the hub.
+
+        Returns
+        -------
+        object of the class
+
+        Raises
+        ------
+        ValueError
+            As for `load`, or if there is no such folder or repository, or a folder is given a revision.
+        """
+        return cls.load(loading.fetch(path, revision))
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, notes: str = "", **upload: Any) -> str:
+        """Upload what `save` writes to a repository of the Hugging Face hub, which is created if need be.
+
+        Parameters
+        ----------
+        repo_id : str
+            Such as ``"name/reviews"``.
+        private : bool, default=None
+            Whether a new repository is private; None takes the hub's default.
+        notes : str, default=""
+            As in `save`.
+        **upload
+            More of what ``huggingface_hub.upload_folder`` takes, such as ``commit_message`` or ``token``.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+        """
+        return saving.push(self.save, repo_id, private=private, notes=notes, **upload)
+
+    def to_sentence_transformer(self, domain: Name = None) -> Any:
+        """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
+
+        Parameters
+        ----------
+        domain : str, int or bool, default=None
+            Domain whose adapted encoder is taken; None takes the meta-learner's.
+
+        Returns
+        -------
+        sentence_transformers.SentenceTransformer
+            On the CPU. Its ``encode(X)`` is `transform` in float32 where domain is None; for pairs under
+            ``pair_encoding="bi"`` it embeds single texts.
+
+        Raises
+        ------
+        ImportError, ValueError
+            Without the extra ``skmft[sentence-transformers]``; or if the domain has no adapted model.
+        """
+        return export.to_sentence_transformer(self._fitted_state(), domain)
+
+    def to_onnx(self, path: str | os.PathLike, domain: Name = None) -> list[str]:
+        """Write a model as an ONNX file, from token ids to label logits, for any batch and length.
+
+        Parameters
+        ----------
+        path : path
+            File to write.
+        domain : str, int or bool, default=None
+            Domain whose adapted model is taken; None takes the meta-learner.
+
+        Returns
+        -------
+        list of str
+            Names of the inputs, int64 of shape (batch, tokens), as ``clf.tokenizer_(X, padding=True, truncation=True,
+            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them,
+            where ``names`` is this list; for pairs, X is two lists of texts. The output is ``"logits"``, float32 of shape
+            (batch, n_classes). For pairs under ``pair_encoding="bi"`` a row holds the tokens of one text and then those of
+            the other, each with its special tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
+
+        Raises
+        ------
+        ImportError, ValueError
+            Without the extra ``skmft[onnx]``; or if the domain has no adapted model.
+        """
+        return export.to_onnx(self._fitted_state(), path, domain)
