@@ -6,7 +6,6 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,13 +18,12 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from ._engine.cache import RowStore
-from ._engine.encoder import Encoder, EncoderSource, find_encoder, load_encoder, load_tokenizer, tokenizer_fingerprint
+from ._engine.encoder import Encoder, EncoderSource, find_encoder, load_encoder, load_tokenizer
 from ._engine.inference import PretrainedEmbedder
 from ._engine.model import TextClassifier, layer_indices, reads_token_types
 from ._engine.pooling import embedding_width
 from ._engine.runtime import Runtime, draw_seed
-from ._engine.tokens import Text, TokenizedTexts, tokenize
+from ._engine.tokens import TokenizedTexts, tokenize
 from ._engine.training import TrainingSettings
 from ._inputs.domains import read_domains, unknown_rows
 from ._inputs.rows import LabelledTexts, Rows, read_labelled_texts
@@ -38,7 +36,7 @@ from ._parameters import OPTIMIZER_DEFAULTS, check_callbacks, check_optimizer_pa
 from ._persistence.state import STAGE_1, FittedState
 from ._saving_methods import SavingMixin
 from ._stage import Stage
-from ._typing import Array, Domains, Name, Params, Tensors, Texts, Tokenizer
+from ._typing import Array, Domains, Name, Params, Tensors, Texts
 from .recipes import MissingRecipe, Recipe
 
 MOST_PAIRS_BI = 5000  # training rows up to which pair_encoding="auto" is "bi"; benchmarks/NOTES.md, 2 and 11
@@ -127,7 +125,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             with runtime.generators("check"):
                 check_settings(encoder, self.lora_config)
         # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
-        tokens = self._tokens(tokenizer, source, data.texts, reads_token_types(encoder), pair_encoding == "bi")
+        bi = pair_encoding == "bi"
+        tokens = tokenize(tokenizer, data.texts, self.max_length, reads_token_types(encoder), bi)
         rows = Rows(
             tokens, data.labels, data.domains, data.sample_weight, data.classes, data.domain_names, self.class_weight
         )
@@ -225,19 +224,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         return Runtime.start(self.device, self.precision, seed, verbose=int(self.verbose), distributed=distributed)
 
     def _embedder(self, encoder: Encoder, source: EncoderSource, runtime: Runtime) -> PretrainedEmbedder:
-        return PretrainedEmbedder(
-            encoder, source, self.pooling, self.max_length, self._max_tokens(), runtime, self.memory
-        )
-
-    def _tokens(
-        self, tokenizer: Tokenizer, source: EncoderSource, texts: Sequence[Text], token_types: bool, bi_encoded: bool
-    ) -> TokenizedTexts:
-        """Token ids of the texts, from the user's `memory` where they are there."""
-        if self.memory is None:
-            return tokenize(tokenizer, texts, self.max_length, token_types, bi_encoded)
-        about = (source.name, source.sha256, tokenizer_fingerprint(tokenizer), self.max_length, token_types, bi_encoded)
-        store = RowStore(self.memory, "tokens", *about)
-        return tokenize(tokenizer, texts, self.max_length, token_types, bi_encoded, store)
+        return PretrainedEmbedder(encoder, source, self.pooling, self._max_tokens(), runtime, self.memory)
 
     # ------------------------------------------------------------ prediction
 
@@ -356,7 +343,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
                 f"X holds {now}, but the estimator was fitted on {then}; pass {then}.{column_hint(X, self.domain_column)}"
             )
         token_types, bi = reads_token_types(self.meta_learner_.encoder), self.pair_encoding_ == "bi"
-        return self._tokens(self.tokenizer_, self.encoder_source_, texts, token_types, bi), column
+        return tokenize(self.tokenizer_, texts, self.max_length, token_types, bi), column
 
     # ------------------------------------------------------ state and checks
 

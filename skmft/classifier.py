@@ -136,8 +136,8 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         Type that forward passes are autocast to; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the device
         multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX), as it is slower elsewhere.
     memory : str, path or joblib.Memory, default=None
-        Folder where token ids and the pre-trained encoder's embeddings are kept, one per text, so that the candidates and
-        folds of a search, its processes and later runs compute each only once.
+        Folder where the pre-trained encoder's embeddings are kept, by joblib, so that the candidates of a search and later
+        runs compute those of the same rows only once.
     distributed : bool, default=False
         Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
         ``skmft[distributed]``). Each process calls them with all rows, and every batch is shared among them. With

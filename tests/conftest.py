@@ -143,6 +143,12 @@ def tiny(tiny_models):
     return tiny_models["bert"]
 
 
+def row_of(tokens, i):
+    """Text i of tokenized ones: its ids, or ids and token types, shape (n,) or (2, n)."""
+    piece = slice(tokens.offsets[i], tokens.offsets[i + 1])
+    return tokens.ids[piece] if tokens.type_ids is None else np.stack([tokens.ids[piece], tokens.type_ids[piece]])
+
+
 def make_texts(n: int, seed: int = 0, n_domains: int = 2):
     """Texts whose words tell the class, and whose nouns tell the domain."""
     rng = np.random.default_rng(seed)

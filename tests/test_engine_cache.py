@@ -1,12 +1,13 @@
-"""What is computed once and kept: rows of arrays in a file, rows of float32."""
+"""What is computed once and kept: results in a folder, rows of float32."""
 
 import tempfile
+import warnings
 
 import joblib
 import numpy as np
 import pytest
 
-from skmft._engine.cache import RowStore, float_rows
+from skmft._engine.cache import float_rows, results_in
 
 
 @pytest.mark.parametrize(("most_bytes", "kind"), [(240_000, np.ndarray), (239_999, np.memmap)], ids=["memory", "file"])
@@ -21,45 +22,32 @@ def test_rows_of_float32_are_mapped_to_a_file_where_they_are_many(most_bytes, ki
     assert type(stored[np.array([5, 19999])]) is np.ndarray
 
 
+def double(x):
+    CALLS.append(len(x))
+    return 2 * x
+
+
+CALLS = []
+
+
 @pytest.mark.parametrize("form", [str, lambda path: path, lambda path: joblib.Memory(path, verbose=0)])
-def test_a_row_is_computed_once(tmp_path, form):
-    asked = []
-
-    def compute(rows):
-        asked.append(rows.tolist())
-        return [np.arange(i, dtype=np.int32) for i in rows]
-
-    keys = [b"zero", b"one", b"two", b"one"]
-    first = RowStore(form(tmp_path), "numbers", 1).get(keys[:2], compute, np.int32)
-    assert [a.tolist() for a in first] == [[], [0]]
-    again = RowStore(form(tmp_path), "numbers", 1).get(keys, compute, np.int32)
-    assert [a.tolist() for a in again] == [[], [0], [0, 1], [0]] and again[2].dtype == np.int32
-    assert asked == [[0, 1], [2]]
-    RowStore(form(tmp_path), "numbers", 2).get(keys[:1], compute, np.int32)  # of another namespace
-    assert asked == [[0, 1], [2], [0]]
-
-
-def test_many_rows(tmp_path):
-    keys = [str(i).encode() for i in range(1300)]  # more than one question to the file
-    for expected in (1300, 0):
-        computed = []
-        found = RowStore(tmp_path, "numbers").get(
-            keys, lambda rows, seen=computed: seen.extend(rows) or [np.array([i]) for i in rows], np.int64
-        )
-        assert np.concatenate(found).tolist() == list(range(1300)) and len(computed) == expected
+def test_a_result_is_computed_once_and_a_damaged_one_anew(tmp_path, form):
+    CALLS.clear()
+    for x in (np.arange(9.0), np.arange(9.0), np.arange(8.0)):
+        np.testing.assert_array_equal(results_in(form(tmp_path)).cache(double)(x), 2 * x)
+    assert CALLS == [9, 8]
+    if form is str:  # every byte of the file in turn, where it is ours and compressed
+        [file] = [f for f in tmp_path.rglob("output.pkl") if len(joblib.load(f)) == 9]
+        whole = file.read_bytes()
+        for i in range(len(whole)):
+            file.write_bytes(whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :])
+            with warnings.catch_warnings(action="ignore"):  # joblib says that it computes anew
+                np.testing.assert_array_equal(results_in(tmp_path).cache(double)(np.arange(9.0)), 2 * np.arange(9.0))
 
 
 def test_without_a_location_nothing_is_kept():
+    CALLS.clear()
     for memory in (None, joblib.Memory(None)):
-        store = RowStore(memory, "numbers")
-        assert store.path is None
         for _ in range(2):
-            assert [a.tolist() for a in store.get([b"b"], lambda rows: [rows + 1], np.int64)] == [[1]]
-
-
-def test_a_failure_keeps_nothing_and_blocks_nobody(tmp_path):
-    store = RowStore(tmp_path, "numbers")
-    with pytest.raises(ZeroDivisionError):
-        store.get([b"a"], lambda rows: 1 / 0, np.int64)
-    [array] = store.get([b"a"], lambda rows: [np.array([7])], np.int64)
-    assert array.tolist() == [7]
+            results_in(memory).cache(double)(np.arange(2.0))
+    assert CALLS == [2] * 4

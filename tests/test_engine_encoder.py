@@ -21,7 +21,6 @@ from skmft._engine.encoder import (
     load_encoder,
     load_tokenizer,
     quiet,
-    tokenizer_fingerprint,
 )
 from skmft._engine.inference import embed
 from skmft._engine.model import reads_token_types
@@ -178,16 +177,6 @@ def test_max_length_is_what_the_positions_hold(tiny_models, family, longest, tmp
     assert tokenizer.model_max_length > longest and torch.isfinite(encoder(ids).last_hidden_state).all()
     with pytest.raises((IndexError, RuntimeError)):
         encoder(torch.full((1, longest + 1), 7))
-
-
-def test_another_tokenizer_has_another_fingerprint(tiny):
-    tokenizer = load_tokenizer(find_encoder(tiny), 32)
-    before = tokenizer_fingerprint(tokenizer)
-    tokenize(tokenizer, ["good"], 8, False)  # sets a truncation
-    assert tokenizer_fingerprint(tokenizer) == before
-    assert before == tokenizer_fingerprint(load_tokenizer(find_encoder(tiny), 32))
-    tokenizer.add_tokens(["zebra"])
-    assert tokenizer_fingerprint(tokenizer) != before
 
 
 def test_quiet_leaves_levels_and_bars_as_they_were(tiny):

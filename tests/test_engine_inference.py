@@ -5,12 +5,11 @@ What a user sees of the last is in test_engine_out_of_memory.py.
 
 import gc
 import warnings
-import weakref
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_texts
+from conftest import make_texts, row_of
 
 from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
 from skmft._engine.inference import PretrainedEmbedder, embed, run_in_batches
@@ -78,7 +77,7 @@ def test_bfloat16_agrees_with_float32(module, tokens):
 def test_rows_come_back_in_their_order(tokens):
     device = Device(first_tokens, 40)
     found = run_in_batches(device, tokens, width=1, max_tokens=64, runtime=FLOAT32)
-    assert found[:, 0].tolist() == [tokens.row(i)[0, 1] for i in range(40)]
+    assert found[:, 0].tolist() == [row_of(tokens, i)[0, 1] for i in range(40)]
     assert all(rows * length <= 64 for rows, length in device.done)
     assert [length for _, length in device.done] == sorted((n for _, n in device.done), reverse=True)
 
@@ -100,63 +99,11 @@ def test_batches_go_from_longest_to_shortest():
     assert device.done == [(1, 40), (2, 9), (2, 7), (2, 2)]  # 40 is a batch alone
 
 
-@pytest.mark.parametrize("fits", [1, 3, 7])
-def test_batches_are_halved_where_memory_runs_out(module, tokens, fits):
-    expected = run_in_batches(module.label_logits, tokens, width=2, max_tokens=400, runtime=FLOAT32)
-    device = Device(module.label_logits, fits)
-    with pytest.warns(
-        UserWarning, match=r"inference: memory ran out, so batches were halved until they held"
-    ) as warned:
-        found = run_in_batches(device, tokens, width=2, max_tokens=400, runtime=FLOAT32)
-    assert len(warned) == 1
-    assert "The results are the same, only later" in str(warned[0].message)
-    # the same but for rounding, as torch takes other products for other numbers of rows
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert sum(rows for rows, _ in device.done) == 40 and max(rows for rows, _ in device.done) <= fits
-
-
-def test_what_fits_is_remembered_as_tokens():
-    """Ten texts of 40 tokens, then a hundred of 10: the shorter ones go four times as many at a time."""
-    lengths = np.repeat([40, 10], [10, 100])
-    texts = TokenizedTexts(np.ones(lengths.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(lengths)]), None, 0)
-    done, failed = [], []
-
-    def forward(input_ids, **rest):
-        (failed if input_ids.numel() > 120 else done).append(tuple(input_ids.shape))
-        if input_ids.numel() > 120:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return input_ids[:, :1].float()
-
-    with pytest.warns(UserWarning, match="until they held 120 tokens") as warned:
-        run_in_batches(forward, texts, width=1, max_tokens=400, runtime=FLOAT32)
-    assert len(warned) == 1
-    assert failed == [(10, 40), (5, 40)]
-    assert done == [(3, 40)] * 4 + [(12, 10)] * 8 + [(2, 10)]
-
-
-def test_nothing_of_the_failed_pass_is_held_when_its_rows_are_tried_again(tokens):
-    held = []
-
-    def forward(input_ids, **rest):
-        assert [ref for ref in held if ref() is not None] == []
-        activations = input_ids.float()
-        if len(input_ids) > 3:
-            held.extend(map(weakref.ref, (activations, input_ids)))
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return activations[:, :1]
-
-    with pytest.warns(UserWarning, match="memory ran out"):
-        run_in_batches(forward, tokens, width=1, max_tokens=88, runtime=FLOAT32)
-    assert len(held) == 2 * 2  # at 8 and at 4 rows
-
-
-def test_a_single_row_that_does_not_fit(module, tokens):
-    device = Device(module.label_logits, 0, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
-    with pytest.raises(
-        torch.OutOfMemoryError, match=r"a single row of 11 tokens; lower max_length.*CUDA out of memory\. Tried"
-    ):
+def test_where_memory_runs_out_an_error_says_what_to_set(module, tokens):
+    device = Device(module.label_logits, 3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    expected = r"inference: out of memory with 8 x 11 tokens; set a smaller batch_size .*CUDA out of memory\. Tried"
+    with pytest.raises(torch.OutOfMemoryError, match=expected):
         run_in_batches(device, tokens, width=2, max_tokens=88, runtime=FLOAT32)
-    assert device.failed == [(8, 11), (4, 11), (2, 11), (1, 11)]
 
 
 def test_other_errors_are_not_caught(module, tokens):
@@ -179,7 +126,7 @@ def test_embeddings_are_computed_once_in_a_memory(tiny, tokens, tmp_path, monkey
     expected = embed(encoder, tokens, pooling, FLOAT32, 400)
 
     def embedded(memory, runtime=FLOAT32):
-        embedder = PretrainedEmbedder(encoder, source, pooling, 32, 400, runtime, memory)
+        embedder = PretrainedEmbedder(encoder, source, pooling, 400, runtime, memory)
         return np.concatenate([E for _, E in embedder.chunks(tokens, np.arange(40))])
 
     for memory in (None, tmp_path):
@@ -191,7 +138,7 @@ def test_embeddings_are_computed_once_in_a_memory(tiny, tokens, tmp_path, monkey
     np.testing.assert_allclose(embedded(tmp_path), expected, atol=1e-5)
     assert asked == []
     embedded(tmp_path, BFLOAT16)  # is another thing to know
-    assert asked == [len({tokens.row(i).tobytes() for i in range(40)})]
+    assert asked == [40]
 
 
 def test_embeddings_come_in_chunks(tiny, tokens, monkeypatch):
@@ -199,7 +146,7 @@ def test_embeddings_come_in_chunks(tiny, tokens, monkeypatch):
     source = find_encoder(tiny)
     encoder = load_encoder(source)
     rows = np.arange(39, -1, -2)
-    chunks = list(PretrainedEmbedder(encoder, source, "mean", 32, 400, FLOAT32).chunks(tokens, rows))
+    chunks = list(PretrainedEmbedder(encoder, source, "mean", 400, FLOAT32).chunks(tokens, rows))
     assert [part for part, _ in chunks] == [slice(0, 8), slice(8, 16), slice(16, 20)]
     expected = embed(encoder, tokens, "mean", FLOAT32, 400)[rows]
     np.testing.assert_allclose(np.concatenate([E for _, E in chunks]), expected, atol=1e-5)

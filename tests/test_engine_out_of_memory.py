@@ -1,4 +1,4 @@
-"""Out of memory: training says what to set; prediction and stage 1 halve their batches."""
+"""Out of memory: an error says what to set."""
 
 import numpy as np
 import pytest
@@ -65,50 +65,21 @@ def test_other_errors_are_not_caught(make, monkeypatch):
     assert device.failures == 1
 
 
-def test_inference_halves_its_batches(fitted, data, monkeypatch):
-    X, _, _ = data
-    expected = fitted.decision_function(X, domains="books")
-    device = Device(monkeypatch, 5, first_step=0)
-    with pytest.warns(UserWarning, match="inference: memory ran out, so batches were halved until they held") as warned:
-        logits = fitted.decision_function(X, domains="books")
-    assert len(warned) == 1
-    assert device.failures == 4  # at 48, 24, 12 and 6 rows
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+def test_prediction_and_stage_1_name_batch_size(make, fitted, data, monkeypatch):
+    X, y, d = data
+    expected = fitted.predict_proba(X, domains=d)
+    with monkeypatch.context() as limited:
+        Device(limited, 5, first_step=0)
+        with pytest.raises(torch.OutOfMemoryError, match=r"inference: out of memory with .* set a smaller batch_size"):
+            fitted.predict(X)
+    np.testing.assert_array_equal(fitted.predict_proba(X, domains=d), expected)
 
-
-def test_one_row_that_does_not_fit(fitted, data, monkeypatch):
-    Device(monkeypatch, 0, first_step=0)
-    with pytest.raises(
-        torch.OutOfMemoryError, match=r"inference: out of memory with a single row of .* lower max_length"
-    ):
-        fitted.predict(data[0][:1])
-
-
-def test_stage_1_halves_its_batches_and_remembers_how_many_tokens_fit(make, monkeypatch):
-    X, y, d = make_texts(80)  # of 7 to 11 tokens
-    params = {"adaptation": None, "meta_epochs": 1, "max_length": 16, "batch_size": 16}
-    expected = make(**params).fit(X, y, domains=d)
-    pool, failed, done = pooling.pool, [], []
-
-    def limited(hidden, *args):
-        if torch.is_grad_enabled():
-            return pool(hidden, *args)  # training
-        (failed if hidden.shape[0] * hidden.shape[1] > 140 else done).append(hidden.shape[:2])
-        if failed and failed[-1] == hidden.shape[:2]:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return pool(hidden, *args)
+    def limited(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(pooling, "pool", limited)
-    with pytest.warns(
-        UserWarning, match="typicality: memory ran out, so batches were halved until they held 132 tokens"
-    ) as warned:
-        clf = make(**params).fit(X, y, domains=d)
-    assert len(warned) == 1
-    assert failed == [(23, 11)]
-    assert [rows for rows, _ in done[:2]] == [12, 12]
-    assert all(rows * tokens <= 12 * 11 for rows, tokens in done)
-    assert max(rows for rows, _ in done) > 12  # shorter rows
-    np.testing.assert_allclose(clf.typicality_, expected.typicality_, atol=1e-5)
+    with pytest.raises(torch.OutOfMemoryError, match=r"typicality: out of memory with .* set a smaller batch_size"):
+        make().fit(X, y, domains=d)
 
 
 def test_real_errors_of_the_cpu_are_recognised():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from conftest import row_of
 
-from skmft._engine.cache import RowStore
 from skmft._engine.encoder import find_encoder, load_tokenizer
 from skmft._engine.tokens import TokenizedTexts, tokenize
 
@@ -55,7 +55,7 @@ def test_subset_in_any_order(tokenizer):
     for rows in ([3, 1, 1], [2], [0, 1, 2, 3]):
         rows = np.array(rows)
         sub = tokens.subset(rows)
-        assert [sub.row(i).tolist() for i in range(len(sub))] == [tokens.row(i).tolist() for i in rows]
+        assert [row_of(sub, i).tolist() for i in range(len(sub))] == [row_of(tokens, i).tolist() for i in rows]
 
 
 def test_the_texts_of_a_pair_by_themselves(tokenizer):
@@ -63,28 +63,14 @@ def test_the_texts_of_a_pair_by_themselves(tokenizer):
     tokens = tokenize(tokenizer, [("good book", "bad pan"), ("a", "but " * 40)], 6, token_types=False, bi_encoded=True)
     assert tokens.bi_encoded and tokens.lengths.tolist() == [8, 9]
     singles = tokenize(tokenizer, ["good book", "bad pan", "a", "but " * 40], 6, token_types=False)
-    ids, text = tokens.row(1)
+    ids, text = row_of(tokens, 1)
     assert text.tolist() == [0] * 3 + [1] * 6
-    assert ids.tolist() == [*singles.row(2), *singles.row(3)]
+    assert ids.tolist() == [*row_of(singles, 2), *row_of(singles, 3)]
     assert tokens.subset(np.array([1])).bi_encoded
 
 
-@pytest.mark.parametrize("form", ["texts", "pairs", "bi-encoded pairs"])
-def test_a_store_gives_what_the_tokenizer_gives(tokenizer, tmp_path, form):
-    texts = ["good book", "", "a pan", "good book", "the lid is dull " * 4]
-    if form != "texts":
-        texts = [(t, t[::-1]) for t in texts]
-    arguments = (texts, 8, form == "pairs", form == "bi-encoded pairs")
-    plain = tokenize(tokenizer, *arguments)
-    for path in (None, tmp_path, tmp_path):  # without a store, one that is empty, one that has them
-        kept = tokenize(tokenizer, *arguments, RowStore(path, "tokens"))
-        assert [kept.row(i).tolist() for i in range(5)] == [plain.row(i).tolist() for i in range(5)]
-        assert (kept.bi_encoded, kept.pad_id) == (plain.bi_encoded, plain.pad_id)
-
-
-@pytest.mark.parametrize("memory", [False, True])
-def test_a_lone_surrogate_is_named_by_its_row(tokenizer, tmp_path, memory):
+def test_a_lone_surrogate_is_named_by_its_row(tokenizer):
     texts = ["good"] * 5000  # more than one call of the tokenizer
     texts[4500] = "bad \ud83d"
     with pytest.raises(ValueError, match=r"X: row 4500 has the lone surrogate '\\ud83d' at character 4"):
-        tokenize(tokenizer, texts, 8, False, store=RowStore(tmp_path if memory else None, "tokens"))
+        tokenize(tokenizer, texts, 8, False)

@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 import pytest
+from conftest import row_of
 from refusals import message, refusal
 
 from skmft._engine.tokens import TokenizedTexts
@@ -84,7 +85,7 @@ def test_weights_are_of_mean_one_over_the_rows_that_are_left():
     part = rows.where(rows.domains == 1)
     np.testing.assert_allclose(part.weights, whole[3:] / whole[3:].mean())
     assert part.labels.tolist() == [1, 0, 0] and part.tokens.lengths.tolist() == [4, 5, 6]
-    assert part.tokens.row(0).tolist() == [4] * 4
+    assert row_of(part.tokens, 0).tolist() == [4] * 4
 
 
 def test_balanced_is_over_the_rows_that_are_left():

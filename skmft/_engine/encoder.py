@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from .._typing import Tokenizer
 
 Encoder = Any  # a transformers.PreTrainedModel; transformers is imported only when a model is loaded
 
@@ -165,11 +162,3 @@ def load_tokenizer(source: EncoderSource, max_length: int) -> Any:
         found = f"model={source.name!r} has no padding token, so its rows cannot be batched"
         raise ValueError(f"{found}; use an encoder such as BERT, RoBERTa, DeBERTa or ModernBERT.")
     return tokenizer
-
-
-def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """Hash of all that a tokenizer's answers depend on, but for truncation and padding, which each call sets."""
-    whole = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        whole = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +11,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .._typing import Tokenizer
-from .cache import RowStore
 
 Text = str | tuple[str, str]
 TOKENS = ("input_ids", "attention_mask", "token_type_ids")  # what of a batch an encoder may read
 
-_ROWS_A_CALL = 4096  # tokenized, or looked up in the user's memory, at a time
-NO_STORE = RowStore(None)
+_ROWS_A_CALL = 4096  # tokenized at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +63,6 @@ class TokenizedTexts:
         types = None if self.type_ids is None else self.type_ids[position]
         return replace(self, ids=self.ids[position], offsets=offsets, type_ids=types)
 
-    def row(self, i: int) -> NDArray[np.int32]:
-        """Text i: its ids, or ids and token types, shape (n,) or (2, n)."""
-        piece = slice(self.offsets[i], self.offsets[i + 1])
-        return self.ids[piece] if self.type_ids is None else np.stack([self.ids[piece], self.type_ids[piece]])
-
 
 def _offsets(lengths: ArrayLike) -> NDArray[np.int64]:
     """Where each text begins, and the last one ends."""
@@ -79,34 +70,20 @@ def _offsets(lengths: ArrayLike) -> NDArray[np.int64]:
 
 
 def tokenize(
-    tokenizer: Tokenizer,
-    texts: Sequence[Text],
-    max_length: int,
-    token_types: bool,
-    bi_encoded: bool = False,
-    store: RowStore = NO_STORE,
+    tokenizer: Tokenizer, texts: Sequence[Text], max_length: int, token_types: bool, bi_encoded: bool = False
 ) -> TokenizedTexts:
-    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded; each text only once in the life of the store."""
-    typed, ids, lengths = token_types or bi_encoded, [], []
+    """Tokenize texts or pairs, cut to `max_length` tokens, unpadded."""
+    typed, arrays = token_types or bi_encoded, []
     for start in range(0, len(texts), _ROWS_A_CALL):
         chunk = texts[start : start + _ROWS_A_CALL]
-
-        def compute(
-            rows: NDArray[np.int64], start: int = start, chunk: Sequence[Text] = chunk
-        ) -> list[NDArray[np.int32]]:
-            try:
-                return encode(tokenizer, [chunk[i] for i in rows], max_length, token_types, bi_encoded)
-            except TypeError:
-                _refuse_surrogates(chunk, start)
-                raise
-
-        keys = [hashlib.sha256(json.dumps(text).encode()).digest() for text in chunk]
-        arrays = [a.reshape(1 + typed, -1) for a in store.get(keys, compute, np.int32)]
-        ids.append(np.concatenate(arrays, axis=1))
-        lengths += [a.shape[1] for a in arrays]
-    flat = np.concatenate(ids, axis=1)
-    types = flat[1].astype(np.int8) if typed else None
-    return TokenizedTexts(flat[0], _offsets(lengths), types, tokenizer.pad_token_id, bi_encoded)
+        try:
+            arrays += encode(tokenizer, chunk, max_length, token_types, bi_encoded)
+        except TypeError:
+            _refuse_surrogates(chunk, start)
+            raise
+    lengths, flat = [a.shape[-1] for a in arrays], np.concatenate(arrays, axis=-1)
+    ids, types = (flat[0], flat[1].astype(np.int8)) if typed else (flat, None)
+    return TokenizedTexts(ids, _offsets(lengths), types, tokenizer.pad_token_id, bi_encoded)
 
 
 def encode(

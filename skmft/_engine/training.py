@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from .._typing import Batch, Params, Record
 from .batches import BucketedIterator, TrainingRows
 from .distributed import Rows
-from .inference import is_out_of_memory
+from .inference import telling_what_to_set
 from .model import ModelOutput, TextClassifier
 from .runtime import Runtime, autocast, isolated_generators
 from .tokens import TOKENS
@@ -151,18 +151,15 @@ def fine_tune(
             verbose=max(0, runtime.verbose - 1),
         )
         try:
-            net.initialize().notify("on_train_begin", X=rows, y=None)
-            net.fit_loop(rows)
+            with telling_what_to_set(
+                f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}"
+            ):
+                net.initialize().notify("on_train_begin", X=rows, y=None)
+                net.fit_loop(rows)
         except KeyboardInterrupt:  # by the user, or by skorch's EarlyStopping
             stops = [callback for _, callback in net.callbacks_ if isinstance(callback, EarlyStopping)]
             if not any(callback.misses_ == callback.patience for callback in stops):
                 raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}") from None
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            found = f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}"
-            mend = f"set a smaller batch_size or max_length, or take a smaller model. The device said: {error}"
-            raise torch.OutOfMemoryError(f"{found}; {mend}") from error
         net.notify("on_train_end", X=rows, y=None)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     processes.copy_first([p for _, p in trained] + list(module.buffers()))
