@@ -125,8 +125,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             with runtime.generators("check"):
                 check_settings(encoder, self.lora_config)
         # tokenizing also checks the texts of an X that is read slice by slice, so it comes before anything is changed
-        bi = pair_encoding == "bi"
-        tokens = tokenize(tokenizer, data.texts, self.max_length, reads_token_types(encoder), bi)
+        token_types, bi = reads_token_types(encoder), pair_encoding == "bi"
+        tokens = tokenize(tokenizer, data.texts, self.max_length, token_types, bi)
         rows = Rows(
             tokens, data.labels, data.domains, data.sample_weight, data.classes, data.domain_names, self.class_weight
         )
@@ -151,9 +151,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         if self.adaptation is not None and data.has_domains:
             plain = rows.where(data.used)
             for k, name in enumerate(data.domain_names.tolist()):
-                adapted = self._adapt_domain(
-                    trained.model, plain.where(plain.domains == k), name, runtime, own.get(name)
-                )
+                mine = plain.where(plain.domains == k)
+                adapted = self._adapt_domain(trained.model, mine, name, runtime, own.get(name))
                 history += adapted.history
                 if adapted.tensors is not None:
                     own[name] = adapted.tensors
@@ -179,11 +178,10 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """Refuse rows that differ between the processes that train together."""
         if runtime.processes.size > 1:
             arrays = (rows.tokens.ids, rows.tokens.offsets, rows.labels, rows.domains, rows.sample_weight)
-            runtime.processes.require_same(
-                joblib.hash(arrays),
-                "distributed=True: the processes were given different rows; pass all rows, in the same order, in each of them "
-                "(skmft shares every batch among the processes itself).",
+            told = (
+                "distributed=True: the processes were given different rows; pass all rows, in the same order, in each."
             )
+            runtime.processes.require_same(joblib.hash(arrays), told)
 
     def _pair_encoding_of(self, data: LabelledTexts) -> str | None:
         if not data.is_pair or self.pair_encoding != "auto":
