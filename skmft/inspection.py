@@ -25,6 +25,7 @@ _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
 _MARKS = [{"color": colour, "marker": marker} for marker in _MARKERS for colour in _COLOURS]  # by number of the name
 _BOXES = {"orientation": "horizontal", "widths": 0.8, "patch_artist": True, "flierprops": {"markersize": 3}}
+_BOXES["medianprops"] = {"color": "black"}
 _NO_TERMS = "stage domain epochs epoch learning_rate seconds".split()  # all else in a history is a recipe's term
 
 
@@ -123,9 +124,7 @@ class TypicalityDisplay(_Display):
         for j, label in enumerate(self.classes):
             groups = [self.groups[domain, label] for domain in self.domains]
             fill = {"facecolor": _COLOURS[j % 8], "alpha": 0.8}
-            ax.boxplot(
-                groups, positions=first + j, label=str(label), boxprops=fill, medianprops={"color": "black"}, **_BOXES
-            )
+            ax.boxplot(groups, positions=first + j, label=str(label), boxprops=fill, **_BOXES)
         ax.set_yticks(first + (n - 1) / 2, [str(domain) for domain in self.domains])
         ax.yaxis.set_inverted(True)
         ax.set_xlabel("typicality")

@@ -43,9 +43,7 @@ def macro_domain_score(
         True labels, predictions in a form that `metric` takes, and the domain of every row.
     metric : callable, default=accuracy_score
         ``metric(y, y_pred, **kwargs)``, called for each domain.
-    sample_weight : array-like, shape (n_samples,), default=None
-    **kwargs
-        Passed on to `metric`, as is `sample_weight`.
+    sample_weight, **kwargs : passed on to `metric`
 
     Returns
     -------

@@ -108,9 +108,7 @@ class _DomainSplitter(splits.BaseCrossValidator):
 
 @dataclass(repr=False, eq=False)
 class DomainStratifiedKFold(_DomainSplitter):
-    """K folds, each with its share of every class of every domain, to within one row.
-
-    This is `sklearn.model_selection.StratifiedKFold`, stratified by class and domain.
+    """K folds, each with its share of every class of every domain, as `sklearn.model_selection.StratifiedKFold` makes them.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,9 +57,14 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
 
 def _download(url: str, output_file: str, fetcher: Any) -> None:
     """HTTP download by pooch, of the bytes on the server: requests would unpack an archive sent as "gzip-encoded"."""
-    hooks = {"response": lambda answer, **_: answer.raw.headers.discard("Content-Encoding")}
-    asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": hooks}
-    pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
+    with ExitStack() as cleaning:
+
+        def keep_packed(answer: Any, **kwargs: Any) -> None:
+            cleaning.callback(answer.close)  # which pooch leaves to the garbage collector
+            answer.raw.headers.pop("Content-Encoding", None)
+
+        asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
     if None in fetcher.registry.values() and not tarfile.is_tarfile(output_file):  # no sha256 will tell
         raise ValueError("not a gzipped tar archive, but perhaps a login page.")
 

@@ -92,8 +92,6 @@ def fetch_fdu_mtl(
 ) -> Answer:
     """Load FDU-MTL reviews of up to 16 domains; the first call downloads the archive.
 
-    As no checksum is published, rows are counted: exactly for MR and toys_games, within 2% of the paper for the others.
-
     Parameters
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
