@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
-from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Params, Texts
+from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Texts
 
 __all__ = ["DomainScoresDisplay", "TrainingHistoryDisplay", "TypicalityDisplay", "explain_typicality"]
 
@@ -285,8 +285,7 @@ def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = N
     """
     texts, column = _read(clf, X)
     labels, names = np.asarray(y), domains if column is None else column
-    typicality = clf.typicality(texts, y, names)
-    columns: Params = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
+    columns = {"text": list(texts), "domain": names, "class": labels, "typicality": clf.typicality(texts, y, names)}
     embeddings = clf.transform(texts, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))

@@ -114,10 +114,10 @@ class DomainStratifiedKFold(_DomainSplitter):
     ----------
     n_splits : int, default=5
         Folds; at least 2.
-    random_state : int, RandomState instance or None, default=None
-        Seeds what is drawn; None if nothing is.
     domain_column : str or int, default=None
         Column of X, a DataFrame or another table, that holds the domain.
+    random_state : int, RandomState instance or None, default=None
+        Seeds what is drawn; None if nothing is.
     shuffle : bool, default=False
         Whether the rows of every class in every domain are shuffled first.
 
@@ -153,7 +153,7 @@ class FewShotSplit(_DomainSplitter):
     ----------
     shots : int
         Training rows of every class in every domain.
-    random_state, domain_column : as in `DomainStratifiedKFold`
+    domain_column, random_state : as in `DomainStratifiedKFold`
     n_repeats : int, default=10
         Draws.
     test_size : float, int or None, default=None

@@ -95,8 +95,7 @@ def fetch_fdu_mtl(
     Parameters
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
-        In place of ``fdu_mtl/fudan-mtl-dataset.tar.gz`` there may be a ``fdu_mtl/fdu-mtl-sample.tar.gz`` with the files of
-        some domains.
+        ``fdu_mtl/fudan-mtl-dataset.tar.gz``, or ``fdu_mtl/fdu-mtl-sample.tar.gz`` with the files of some domains.
     subset : {"train", "test", "unlabeled"}, default="train"
         Per domain, about 1,600 labelled rows, 400 for testing, or about 2,000 without labels, whose `target` is None.
     domains : list of str, default=None
@@ -178,7 +177,7 @@ def fetch_mnli_genres(
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         In place of ``mnli_genres/multinli_1.0.zip`` there may be ``mnli_genres/<subset>.jsonl.gz`` with the keys genre,
-        premise, hypothesis and label; train may then be a sample, whose size `DESCR` gives.
+        premise, hypothesis and label; train may then be a sample.
     subset : {"train", "dev_matched", "dev_mismatched"}, default="train"
         Training rows, test rows of the same five genres, or test rows of five others.
     domains : list of str, default=None

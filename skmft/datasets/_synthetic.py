@@ -21,9 +21,8 @@ def make_multi_domain_texts(
 ) -> tuple[Array, Array, Array]:
     """Make texts of pseudo-words in several domains, with a known shift between them.
 
-    Every text has, in random order, words of its class, words of its domain, and filler. A class word belongs, with
-    probability `domain_shift`, to the class in this domain alone, and otherwise to the class in all domains. Each lexicon
-    has 8 words, which no other has, whatever `random_state` is.
+    Every text has, in random order, words of its class, of its domain, and filler, each from 8 that no other has. With
+    probability `domain_shift` a class word is of the class in this domain alone, otherwise of the class in all domains.
 
     Parameters
     ----------
