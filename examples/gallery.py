@@ -62,7 +62,7 @@ def main() -> None:
     displays = {
         "typicality": TypicalityDisplay(clf.typicality_, y[train], d[train]).plot(),
         "scores": DomainScoresDisplay.from_estimator(clf, X[test], y[test], d[test], baselines=baselines),
-        "history": TrainingHistoryDisplay.from_estimator(clf),
+        "history": TrainingHistoryDisplay(clf.history_).plot(),
     }
     for name, display in displays.items():
         display.figure_.savefig(f"{args.figures}_{args.domains}_{name}.png", dpi=80)

@@ -7,7 +7,7 @@ A few labelled texts of each domain are drawn; four ways to use them are scored 
 (c) the meta-learner: one model, meta fine-tuned on all domains;
 (d) the meta-learner adapted to each domain.
 
-    python examples/quickstart.py                       # rated snippets, fetched with pip (2.4 MB) and cached
+    python examples/quickstart.py                       # rated snippets, downloaded (2.4 MB) and cached
     python examples/quickstart.py --data amazon         # Amazon reviews (30 MB, fetched once and cached)
 """
 

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from ._inputs.grouping import check_lengths, rows_by_domain, scores_by_domain
 from ._inputs.texts import order_columns, read_texts
-from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Params, Texts
+from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Texts
 
 __all__ = ["DomainScoresDisplay", "TrainingHistoryDisplay", "TypicalityDisplay", "explain_typicality"]
 
@@ -52,12 +52,11 @@ class _Display:
         Parameters
         ----------
         ax : matplotlib axes, or array of them, default=None
-            Where to draw; as many as the display has panels. None makes a new figure.
+            Where to draw: one for each panel. None makes a new figure.
 
         Returns
         -------
-        The display
-            With ``axes_``, the first of them as ``ax_``, and ``figure_``.
+        The display, with ``axes_``, the first of them as ``ax_``, and ``figure_``
         """
         try:
             import matplotlib.pyplot as plt
@@ -72,8 +71,7 @@ class _Display:
         self.axes_, self.ax_, self.figure_ = axes, axes[0], axes[0].figure
         return self
 
-    def _draw(self, *axes: Axes) -> None:
-        raise NotImplementedError
+    _draw: Callable[..., None]
 
 
 class TypicalityDisplay(_Display):
@@ -145,14 +143,11 @@ class DomainScoresDisplay(_Display):
 
     Examples
     --------
-    >>> import matplotlib
-    >>> matplotlib.use("agg")
+    >>> import pandas as pd
     >>> from skmft.inspection import DomainScoresDisplay
-    >>> y, d = [0, 1, 1, 1], ["books", "books", "dvd", "dvd"]
-    >>> DomainScoresDisplay.from_predictions(y, {"zeros": [0, 0, 0, 0], "ones": [1, 1, 1, 1]}, d).scores
-           zeros  ones
-    books    0.5   0.5
-    dvd      0.0   1.0
+    >>> scores = pd.DataFrame({"meta-learner": [0.7, 0.8], "adapted": [0.8, 0.8]}, index=["books", "dvd"])
+    >>> DomainScoresDisplay(scores).metric_name
+    'accuracy'
     """
 
     def __init__(self, scores: pd.DataFrame, metric_name: str = "accuracy") -> None:
@@ -248,24 +243,9 @@ class TrainingHistoryDisplay(_Display):
                 self.curves.setdefault(name, []).append(entry[term])
                 self._meta |= {name: None} if meta else {}
         self._adapted = [name for name in self.curves if name not in self._meta]
-        self._panels, self._size = ("stage 2",), (5, 4 + max(0, len(self._meta) - 4) / 5)
-        if self._adapted:
-            self._panels, self._size = ("stage 2", "stage 3"), (7 + 2 * ceil(len(self._adapted) / 16), self._size[1])
-
-    @classmethod
-    def from_estimator(cls, clf: Estimator, *, ax: Axes = None) -> Self:
-        """Draw the history of a fitted estimator.
-
-        Parameters
-        ----------
-        clf : fitted MetaFineTunedClassifier
-        ax : as in `plot`
-
-        Returns
-        -------
-        TrainingHistoryDisplay
-        """
-        return cls(clf.history_).plot(ax)
+        n = ceil(len(self._adapted) / 16)  # columns of the legend of stage 3
+        self._panels = ("stage 2", "stage 3") if n else ("stage 2",)
+        self._size = 7 + 2 * n if n else 5, 4 + max(0, len(self._meta) - 4) / 5
 
     def _draw(self, *axes: Axes) -> None:
         for ax, stage, names in zip(axes, self._panels, (self._meta, self._adapted)):
@@ -300,14 +280,12 @@ def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = N
     Returns
     -------
     DataFrame
-        Columns: ``text`` (a tuple for pairs), ``domain``, ``class``, ``typicality``; ``own_prototype``, the (domain, class)
-        of the nearest prototype of the row's class, and its ``own_similarity`` (cosine); ``foreign_prototype`` and
-        ``foreign_similarity``, of the nearest prototype of another class.
+        Columns: ``text``, ``domain``, ``class``, ``typicality``; ``own_prototype``, the (domain, class) of the nearest
+        prototype of the row's class, and ``own_similarity``, their cosine; ``foreign_...``, the same of other classes.
     """
     texts, column = _read(clf, X)
     labels, names = np.asarray(y), domains if column is None else column
-    typicality = clf.typicality(texts, y, names)
-    columns: Params = {"text": list(texts), "domain": names, "class": labels, "typicality": typicality}
+    columns = {"text": list(texts), "domain": names, "class": labels, "typicality": clf.typicality(texts, y, names)}
     embeddings = clf.transform(texts, pretrained=True)
     prototypes = clf.prototypes_.reshape(len(clf.domains_), len(clf.classes_), -1, embeddings.shape[1])
     embeddings, prototypes = (a / np.linalg.norm(a, axis=-1, keepdims=True) for a in (embeddings, prototypes))

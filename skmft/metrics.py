@@ -43,9 +43,7 @@ def macro_domain_score(
         True labels, predictions in a form that `metric` takes, and the domain of every row.
     metric : callable, default=accuracy_score
         ``metric(y, y_pred, **kwargs)``, called for each domain.
-    sample_weight : array-like, shape (n_samples,), default=None
-    **kwargs
-        Passed on to `metric`, as is `sample_weight`.
+    sample_weight, **kwargs : passed on to `metric`
 
     Returns
     -------
@@ -105,7 +103,7 @@ def domain_report(
     sample_weight: ArrayLike | None = None,
     digits: int = 2,
     output_dict: bool = False,
-) -> str | dict[Name, dict[str, float]]:
+) -> str | dict[Name, dict]:
     """Support, accuracy, macro F1 and log loss per domain, with their mean, worst and gap.
 
     Parameters
@@ -150,19 +148,17 @@ def domain_report(
             expected = f"one column for each of labels={classes.tolist()}"
             raise ValueError(f"y_proba has shape {np.shape(y_proba)}; expected {expected}.")
         order = np.argsort(classes)  # in which log_loss takes the columns
-        loss = partial(log_loss, labels=classes[order])
-        columns["log loss"] = score(loss, y_proba=np.asarray(y_proba)[:, order])
-    scores, sizes = pd.DataFrame(columns), scores_by_domain(len, y, domains)
+        columns["log loss"] = score(partial(log_loss, labels=classes[order]), y_proba=np.asarray(y_proba)[:, order])
+    scores = pd.DataFrame(columns)
     least, most = scores.min(), scores.max()
-    worst = least.where(scores.columns != "log loss", most)
-    by_domain = scores.to_dict("index")
-    own: dict[Name, dict] = {name: {"support": int(size), **by_domain[name]} for name, size in sizes.items()}
-    mean = {"support": len(np.asarray(y)), **scores.mean().to_dict()}
-    total: dict[Name, dict] = {"macro": mean, "worst": worst.to_dict(), "gap": (most - least).to_dict()}
+    totals = {"macro": scores.mean(), "worst": least.where(scores.columns != "log loss", most), "gap": most - least}
+    scores.insert(0, "support", pd.Series(scores_by_domain(len, y, domains)).astype(int))
+    own: dict[Name, dict] = scores.to_dict("index")
+    total: dict[Name, dict] = {name: values.to_dict() for name, values in totals.items()}
+    total["macro"]["support"] = len(np.asarray(y))
     if output_dict:
         return {**own, **total}
-    lines = [*own.items(), ("", {}), *total.items()]
-    table = pd.DataFrame([line for _, line in lines], index=[str(name) for name, _ in lines])
+    table = pd.DataFrame([*own.values(), {}, *total.values()], index=[*map(str, own), "", *total])
     table["support"] = table["support"].map("{:.0f}".format, na_action="ignore")
     text = table.to_string(na_rep="", float_format=f"{{:.{digits}f}}".format)
     return "\n".join(line.rstrip() for line in text.splitlines())
@@ -279,7 +275,7 @@ def make_domain_scorer(
     """Make a scorer that knows the domains, for ``scoring=`` in searches and cross-validation.
 
     With metadata routing it requests `domains`; without it, it reads them from a column of X. The estimator, or a search's
-    best one, gets them where its predictions ask for them.
+    best one, gets them if it takes them.
 
     Parameters
     ----------
@@ -288,9 +284,8 @@ def make_domain_scorer(
     average : {"macro", "worst", "micro"}, default="macro"
         Mean over domains, worst domain, or all rows together. Whichever it is, every row is answered by its domain's model.
     response_method : {"predict", "predict_proba", "decision_function"}, default="predict"
-        Gives `metric` its second argument, as in scikit-learn's `make_scorer`: with two classes, the probability of (or
-        the decision for) `pos_label`, by default the metric's or else ``classes_[1]``; with more, one column per class.
-        As a domain may lack a class, a metric that takes `labels` gets ``classes_``.
+        As in scikit-learn's `make_scorer`: with two classes, `metric` gets what is said of `pos_label`, by default the
+        metric's or else ``classes_[1]``; with more, one column per class. If it takes `labels`, it gets ``classes_``.
     greater_is_better : bool, default=True
         False for losses, whose scores are negated.
     domain_column : str or int, default=None
@@ -301,8 +296,8 @@ def make_domain_scorer(
     Returns
     -------
     callable
-        ``scorer(estimator, X, y, domains=None)``. It raises a ValueError where it finds no domains, or where the estimator
-        wraps one that takes domains and does not pass them on, as CalibratedClassifierCV does not.
+        ``scorer(estimator, X, y, domains=None)``. A ValueError tells of missing domains, or of an estimator that would
+        not pass them on to the one inside it, such as CalibratedClassifierCV.
 
     Examples
     --------

@@ -117,7 +117,7 @@ def test_domain_scores(fitted, data, pyplot):
 
 
 def test_history(fitted):
-    display = TrainingHistoryDisplay.from_estimator(fitted)
+    display = TrainingHistoryDisplay(fitted.history_)
     assert list(display.curves) == [
         "meta-learner: label loss",
         "meta-learner: corruption loss",
@@ -235,7 +235,7 @@ def test_every_term_of_the_history_is_drawn(pyplot):
 
 def test_history_without_stage_3(unadapted, pyplot):
     _, ax = pyplot.subplots()
-    display = TrainingHistoryDisplay.from_estimator(unadapted, ax=ax)
+    display = TrainingHistoryDisplay(unadapted.history_).plot(ax)
     assert display.axes_.tolist() == [ax] and display.figure_.axes == [ax]
 
 

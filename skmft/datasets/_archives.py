@@ -3,16 +3,11 @@
 import gzip
 import io
 import os
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,44 +24,14 @@ Found = tuple[str, list[tuple], str]  # names of the columns; rows; DESCR
 Reader = Callable[[Path, str, Names], Found]  # of a path, a subset, and domains, None for all
 
 
-def _http_download(source: "Source", url: str, output_file: str, fetcher: Any) -> None:
-    """HTTP download by pooch, of the bytes on the server: requests would unpack an archive sent as "gzip-encoded"."""
-    with ExitStack() as cleaning:
-
-        def keep_packed(answer: Any, **kwargs: Any) -> None:
-            cleaning.callback(answer.close)  # which pooch leaves to the garbage collector
-            answer.raw.headers.pop("Content-Encoding", None)
-
-        asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
-        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
-    if source.sha256 is None and not tarfile.is_tarfile(output_file):
-        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
-
-
-def _pip_download(source: "Source", url: str, output_file: str, fetcher: Any) -> None:
-    """Have pip ask its index, perhaps a mirror. It is told the sha256, for it runs a source release's code to read its name."""
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"vaderSentiment==0.5 --hash=sha256:{source.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        done = subprocess.run([*command, "--dest", folder, "--requirement", wanted], capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(f"pip says {done.stderr.strip()}")
-        shutil.copyfile(Path(folder) / source.file, output_file)
-
-
-class Source(NamedTuple):
-    """Where a public archive comes from, and its checksum."""
-
+class Source(NamedTuple):  # of a public archive
     url: str
     sha256: str | None
     exact: bool = True  # False: a local copy may be a part of the archive; only a download must have the sha256
-    download: Callable[..., None] = _http_download
 
     @property
     def file(self) -> str:
-        """Name of the archive."""
-        return self.url.replace(" ", "/").rsplit("/", 1)[-1]
+        return self.url.rsplit("/", 1)[-1]
 
 
 SOURCES = {  # by the folder, below a home of data sets, that holds the archive
@@ -82,17 +47,31 @@ SOURCES = {  # by the folder, below a home of data sets, that holds the archive
         "https://cims.nyu.edu/~sbowman/multinli/multinli_1.0.zip",
         "049f507b9e36b1fcb756cfd5aeb3b7a0cfcb84bf023793652987f7e7e0957822",
     ),
-    "rated_snippets": Source(  # a source release
-        "the package index: pip download --no-deps --no-binary :all: vaderSentiment==0.5 brings vaderSentiment-0.5.zip",
+    "rated_snippets": Source(
+        "https://files.pythonhosted.org/packages/"
+        "ab/3c/8c63fad2e90fb7f60fb2a15d91edcef2659ba5fe18b728a59087f7a412e0/vaderSentiment-0.5.zip",
         "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
-        download=_pip_download,
     ),
 }
 
 
+def _download(url: str, output_file: str, fetcher: Any) -> None:
+    """HTTP download by pooch, of the bytes on the server: requests would unpack an archive sent as "gzip-encoded"."""
+    with ExitStack() as cleaning:
+
+        def keep_packed(answer: Any, **kwargs: Any) -> None:
+            cleaning.callback(answer.close)  # which pooch leaves to the garbage collector
+            answer.raw.headers.pop("Content-Encoding", None)
+
+        asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
+    if None in fetcher.registry.values() and not tarfile.is_tarfile(output_file):  # no sha256 will tell
+        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
+
+
 def load(
     folder: str,
-    subsets: Mapping[str, Collection[str]],  # and their domains
+    subsets: Mapping[str, Collection[str]],
     read: Reader,
     data_home: Home,
     subset: str,
@@ -114,8 +93,6 @@ def load(
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be used ({why}); delete it and get it again.") from error
     arrays = {k: np.array(v, dtype=float if k == "ratings" else object) for k, v in zip(columns.split(), zip(*rows))}
-    if "premise" in arrays:
-        arrays["data"] = np.column_stack([arrays.pop("premise"), arrays.pop("hypothesis")])
     if return_X_y_domains:
         return arrays["data"], arrays["target"], arrays["domains"]
     target_names, domain_names = sorted(set(arrays["target"]) - {None}), sorted(set(arrays["domains"]))
@@ -135,7 +112,7 @@ def _find_or_fetch(folder: str, data_home: Home, instead: str) -> Path:
     name, home = source.file, folders[-1]
     fetcher = pooch.create(home, "", registry={name: source.sha256}, urls={name: source.url}, retry_if_failed=2)
     try:
-        return Path(fetcher.fetch(name, downloader=partial(source.download, source)))
+        return Path(fetcher.fetch(name, downloader=_download))
     except OSError as error:  # requests' errors are among them
         raise FileNotFoundError(
             f"no local copy of {name}, and no download ({error}). Get it from {source.url} and put it in {home}; data_home= "

@@ -14,10 +14,9 @@ from ._archives import SOURCES, Answer, Found, Home, Names, load, read_tar
 _AMAZON = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
 _REVIEW = re.compile(r"<review>(.*?)</review>", re.DOTALL)
 _PARTS = re.compile(r"<title>(.*?)</title>.*?<review_text>(.*?)</review_text>", re.DOTALL)
-_AMAZON_DESCR = """Multi-Domain Sentiment Dataset, labelled part: 1,000 positive and 1,000 negative Amazon reviews in each
-of four domains. A text is a review's title, a line break, and its body. Some rows are exact repeats. Source: J. Blitzer,
-M. Dredze, F. Pereira, "Biographies, Bollywood, Boom-boxes and Blenders: Domain Adaptation for Sentiment Classification",
-ACL 2007. Licence: for research use; cite the paper."""
+_AMAZON_DESCR = """Multi-Domain Sentiment Dataset: 1,000 positive and 1,000 negative Amazon reviews in each of four domains;
+title, line break, body. Some rows are exact repeats. Source: J. Blitzer, M. Dredze, F. Pereira, "Biographies, Bollywood,
+Boom-boxes and Blenders", ACL 2007. Licence: for research use; cite the paper."""
 
 
 def fetch_amazon_reviews(
@@ -31,7 +30,7 @@ def fetch_amazon_reviews(
         Folder that holds ``amazon/domain_sentiment_data.tar.gz``, or gets it. By default, the environment variable
         SKMFT_DATA_HOME and then the user's cache (``~/.cache/skmft`` on Linux) are searched; the cache gets it.
     subset : {"all"}, default="all"
-        The source has no split of its own; `skmft.model_selection` draws one.
+        The source has no split of its own.
     domains : list of str, default=None
         Some of ``["books", "dvd", "electronics", "kitchen"]``; all by default.
     return_X_y_domains : bool, default=False
@@ -83,10 +82,9 @@ _FDU_TRAIN = {  # rows of <domain>.task.train: those of MR and toys_games as cou
 }  # fmt: skip
 _FDU_SUFFIX = {"train": ".task.train", "test": ".task.test", "unlabeled": ".task.unlabel"}
 _FDU_LABELS = {"0": "negative", "1": "positive"}
-_FDU_DESCR = """FDU-MTL, {subset}: tokenised reviews of {domains}, "negative" or "positive": 14 Amazon product domains and
-two of films (imdb, MR). {sample}The product reviews are Blitzer et al.'s (ACL 2007), so do not test on one set what was
-trained on the other. Source: P. Liu, X. Qiu, X. Huang, "Adversarial Multi-task Learning for Text Classification", ACL
-2017. Licence: for research use; cite the paper."""
+_FDU_DESCR = """FDU-MTL, {subset}: tokenised reviews of {domains}. {sample}The product reviews (all but imdb and MR) are
+Blitzer et al.'s (ACL 2007), so do not test on one set what was trained on the other. Source: P. Liu, X. Qiu, X. Huang,
+"Adversarial Multi-task Learning for Text Classification", ACL 2017. Licence: for research use; cite the paper."""
 
 
 def fetch_fdu_mtl(
@@ -94,17 +92,12 @@ def fetch_fdu_mtl(
 ) -> Answer:
     """Load FDU-MTL reviews of up to 16 domains; the first call downloads the archive.
 
-    It is a public copy, whose checksum nobody has published. Instead, labels and rows are counted: exactly for MR and
-    toys_games, within 2% of the paper for the others.
-
     Parameters
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
-        In place of ``fdu_mtl/fudan-mtl-dataset.tar.gz`` there may be a ``fdu_mtl/fdu-mtl-sample.tar.gz`` with the files of
-        some domains.
+        ``fdu_mtl/fudan-mtl-dataset.tar.gz``, or ``fdu_mtl/fdu-mtl-sample.tar.gz`` with the files of some domains.
     subset : {"train", "test", "unlabeled"}, default="train"
-        Per domain, about 1,600 labelled rows (in the paper 1,400 for training and 200 for development), 400 for
-        testing, or about 2,000 without labels, whose `target` is None.
+        Per domain, about 1,600 labelled rows, 400 for testing, or about 2,000 without labels, whose `target` is None.
     domains : list of str, default=None
         Some of ``["MR", "apparel", "baby", "books", "camera_photo", "dvd", "electronics", "health_personal_care",
         "imdb", "kitchen_housewares", "magazines", "music", "software", "sports_outdoors", "toys_games", "video"]``;
@@ -168,12 +161,11 @@ _MISMATCHED = ["facetoface", "letters", "nineeleven", "oup", "verbatim"]
 _GENRES = {"train": _MATCHED, "dev_matched": _MATCHED, "dev_mismatched": _MISMATCHED}
 _MNLI_LABELS = ["contradiction", "entailment", "neutral"]
 _MNLI_ROWS = {"train": 392702, "dev_matched": 9815, "dev_mismatched": 9832}  # with a label
-_MNLI_DESCR = """MultiNLI 1.0, {subset}: {rows:,} pairs of {genres} genres. Does the hypothesis follow from the premise
-(entailment), contradict it (contradiction), or neither (neutral)? {sample}Pairs without a majority label are left out.
-Rows of one premise (`groups`) belong on one side of a split. dev_matched and dev_mismatched are test sets: choose
-nothing on them. Source: A. Williams, N. Nangia, S. R. Bowman, "A Broad-Coverage Challenge Corpus for Sentence
-Understanding through Inference", NAACL 2018. Licence: mostly the OANC's, which allows free use; parts of the fiction
-section are CC BY 3.0, CC BY-SA 3.0 or in the public domain in the USA; the paper lists them. Cite the paper."""
+_MNLI_DESCR = """MultiNLI 1.0, {subset}: {rows:,} pairs of {genres} genres. {sample}Pairs without a majority label are left
+out. Rows of one premise (`groups`) belong on one side of a split; dev_matched and dev_mismatched are test sets.
+Source: A. Williams, N. Nangia, S. R. Bowman, "A Broad-Coverage Challenge Corpus for Sentence Understanding through
+Inference", NAACL 2018. Licence: mostly the OANC's, which allows free use; parts of the fiction section are CC BY 3.0,
+CC BY-SA 3.0 or in the public domain in the USA; the paper lists them."""
 
 
 def fetch_mnli_genres(
@@ -185,7 +177,7 @@ def fetch_mnli_genres(
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         In place of ``mnli_genres/multinli_1.0.zip`` there may be ``mnli_genres/<subset>.jsonl.gz`` with the keys genre,
-        premise, hypothesis and label; train may then be a sample, whose size `DESCR` gives.
+        premise, hypothesis and label; train may then be a sample.
     subset : {"train", "dev_matched", "dev_mismatched"}, default="train"
         Training rows, test rows of the same five genres, or test rows of five others.
     domains : list of str, default=None
@@ -228,31 +220,30 @@ def _read_mnli(path: Path, subset: str, domains: Names) -> Found:
         sizes = ", ".join(f"{genre} {n:,}" for genre, n in sorted(Counter(row[3] for row in rows).items()))
         sample = f"This local copy is a sample of {len(rows) / n_rows:.0%} of the {n_rows:,} rows ({sizes}). "
     about = _MNLI_DESCR.format(subset=subset, rows=len(rows), genres=len(_GENRES[subset]), sample=sample)
-    rows = [(*row, row[0]) for genre in domains or _GENRES[subset] for row in rows if row[3] == genre]
-    return "premise hypothesis target domains groups", rows, about
+    rows = [(row[:2], *row[2:], row[0]) for genre in domains or _GENRES[subset] for row in rows if row[3] == genre]
+    return "data target domains groups", rows, about
 
 
 _SNIPPETS = {"amazon": "amazonReviewSnippets", "movies": "movieReviewSnippets"}
 _SNIPPETS |= {"nyt": "nytEditorialSnippets", "tweets": "tweets"}
 _SNIPPETS_INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
-_SNIPPETS_DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, each with the mean of
-20 people's ratings from -4 (very negative) to 4 (very positive). Rows rated from -0.5 to 0.5 are left out; lower ones are
-"negative", higher ones "positive". `groups` names the document of a snippet: snippets of one document belong on one side
-of a split. Source: C. J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
-Media Text", ICWSM 2014, in release 0.5 of the package vaderSentiment. Licence: MIT."""
+_SNIPPETS_DESCR = """Snippets of Amazon reviews, movie reviews, New York Times editorials and tweets, with the mean of 20
+people's ratings from -4 (very negative) to 4 (very positive); those from -0.5 to 0.5 are left out. Snippets of one
+document (`groups`) belong on one side of a split. Source: C. J. Hutto, E. Gilbert, "VADER: A Parsimonious Rule-based
+Model for Sentiment Analysis of Social Media Text", ICWSM 2014, in vaderSentiment 0.5. Licence: MIT."""
 
 
 def fetch_rated_snippets(
     *, data_home: Home = None, subset: str = "all", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
-    """Load rated snippets of four domains; the first call downloads 2.4 MB with pip.
+    """Load rated snippets of four domains; the first call downloads 2.4 MB.
 
     Parameters
     ----------
     data_home, return_X_y_domains : as in `fetch_amazon_reviews`
         The archive is ``rated_snippets/vaderSentiment-0.5.zip``.
     subset : {"all"}, default="all"
-        The source has no split of its own; keep `groups` together when you draw one.
+        The source has no split of its own.
     domains : list of str, default=None
         Some of ``["amazon", "movies", "nyt", "tweets"]``; all by default.
 
@@ -272,9 +263,7 @@ def fetch_rated_snippets(
 
 
 def _read_snippets(path: Path, subset: str, domains: Names) -> Found:
-    with zipfile.ZipFile(path) as archive:
-        files = read_tar(archive.read(_SNIPPETS_INNER))
-    rows = []
+    files, rows = read_tar(zipfile.Path(path, _SNIPPETS_INNER).read_bytes()), []
     for domain in domains or _SNIPPETS:
         for line in files[f"hutto_ICWSM_2014/{_SNIPPETS[domain]}_GroundTruth.txt"].decode("utf-8").splitlines():
             number, rating, text = line.split("\t", 2)

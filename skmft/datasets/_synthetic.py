@@ -1,14 +1,13 @@
-"""Synthetic texts of pseudo-words, with a known shift between domains."""
+"""Synthetic texts of pseudo-words."""
 
 import itertools
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from .._typing import Array
-
-_LEXICON = 8  # words in a lexicon
 
 
 def make_multi_domain_texts(
@@ -22,10 +21,8 @@ def make_multi_domain_texts(
 ) -> tuple[Array, Array, Array]:
     """Make texts of pseudo-words in several domains, with a known shift between them.
 
-    Every text has, in random order, words of its class, words of its domain, which say nothing about the class, and
-    filler. A class word belongs, with probability `domain_shift`, to the class in this domain alone, and otherwise to
-    the class in all domains: at 1, other domains teach nothing. Each lexicon has 8 words, which no other has, whatever
-    `random_state` is.
+    Every text has, in random order, words of its class, of its domain, and filler, each from 8 that no other has. With
+    probability `domain_shift` a class word is of the class in this domain alone, otherwise of the class in all domains.
 
     Parameters
     ----------
@@ -57,25 +54,23 @@ def make_multi_domain_texts(
     >>> sorted(zip(domains.tolist(), y.tolist()))
     [('domain 0', 'class 0'), ('domain 0', 'class 1'), ('domain 1', 'class 0'), ('domain 1', 'class 1')]
     """
-    sizes = {"n_samples": (n_samples, 1), "n_domains": (n_domains, 1), "n_classes": (n_classes, 2)}
-    for name, (size, least) in (sizes | {"n_words": (n_words, 1)}).items():
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
-            raise ValueError(f"{name}={size!r}; expected an int of {least} or more.")
-    if isinstance(domain_shift, bool) or not isinstance(domain_shift, Real) or not 0 <= domain_shift <= 1:
-        raise ValueError(f"domain_shift={domain_shift!r}; expected a number from 0 to 1.")
-    rng = check_random_state(random_state)
+    sizes = {"n_samples": n_samples, "n_domains": n_domains, "n_classes": n_classes, "n_words": n_words}
+    valid = {name: [Interval(Integral, 2 if name == "n_classes" else 1, None, closed="left")] for name in sizes}
+    valid["domain_shift"] = [Interval(Real, 0, 1, closed="both")]
+    validate_parameter_constraints(valid, {**sizes, "domain_shift": domain_shift}, "make_multi_domain_texts")
+    rng, n_own = check_random_state(random_state), 8  # words of a lexicon
     syllables = list(map("".join, itertools.product("bdfgklmnprstvz", "aeiou")))
     words = ("".join(word) for length in itertools.count(2) for word in itertools.product(syllables, repeat=length))
     n_lexicons = 1 + n_classes + n_domains + n_domains * n_classes
-    filler, *lexicons = (list(itertools.islice(words, _LEXICON)) for _ in range(n_lexicons))
+    filler, *lexicons = (list(itertools.islice(words, n_own)) for _ in range(n_lexicons))
     of_class, of_domain, of_both = np.split(np.array(lexicons), np.cumsum([n_classes, n_domains]))
     rows = []
     for i in rng.permutation(n_samples):
         c, d = i % n_classes, i // n_classes % n_domains
         own = rng.random_sample(n_words) < domain_shift
-        text = [(of_both[d * n_classes + c] if o else of_class[c])[rng.randint(_LEXICON)] for o in own]
-        text += [of_domain[d][j] for j in rng.randint(_LEXICON, size=n_words)]
-        text += [filler[j] for j in rng.randint(_LEXICON, size=n_words)]
+        text = [(of_both[d * n_classes + c] if o else of_class[c])[rng.randint(n_own)] for o in own]
+        text += [of_domain[d][j] for j in rng.randint(n_own, size=n_words)]
+        text += [filler[j] for j in rng.randint(n_own, size=n_words)]
         rows.append((" ".join(text[j] for j in rng.permutation(len(text))), f"class {c}", f"domain {d}"))
-    X, y, domains = (np.array(column, dtype=object) for column in zip(*rows))
+    X, y, domains = np.array(rows, dtype=object).T.copy()
     return X, y, domains
