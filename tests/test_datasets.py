@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import subprocess
 import tarfile
 import threading
 import zipfile
@@ -321,6 +322,33 @@ def test_snippets_by_hand(tmp_path, monkeypatch):
     assert data.ratings.dtype == float and data.ratings.tolist() == [-3, -1.5, 0.6, 2, 0.51]
     path.write_bytes(path.read_bytes() + b" ")
     refused("rated_snippets", path, r"has sha256 .*, expected .*delete it")
+
+
+def test_pip_is_told_the_hash_and_what_it_brings_is_kept(tmp_path, monkeypatch):
+    whole = write_snippets(tmp_path, monkeypatch)
+
+    def bring(command, **kwargs):
+        requirements = Path(command[command.index("--requirement") + 1]).read_text()
+        assert requirements == f"vaderSentiment==0.5 --hash=sha256:{SOURCES['rated_snippets'].sha256}\n"
+        write(Path(command[command.index("--dest") + 1]) / whole.name, whole.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", bring)
+    assert len(datasets.fetch_rated_snippets(data_home=tmp_path / "home").data) == 20
+    assert files_below(tmp_path / "home") == [whole.name]
+
+
+@pytest.mark.parametrize("brings", [None, b"other"])
+def test_pip_fails_or_finds_something_else(brings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    if brings:
+        write(tmp_path / "vaderSentiment-0.5.zip", brings)
+    with pytest.raises(FileNotFoundError, match=r"(?s)no download \(pip says ERROR: .*put it in") as info:
+        datasets.fetch_rated_snippets(data_home=tmp_path / "home")
+    assert (SOURCES["rated_snippets"].sha256 in str(info.value)) == (brings is not None)
+    assert files_below(tmp_path / "home") == []
 
 
 def test_real_rated_snippets():

@@ -236,7 +236,7 @@ Model for Sentiment Analysis of Social Media Text", ICWSM 2014, in vaderSentimen
 def fetch_rated_snippets(
     *, data_home: Home = None, subset: str = "all", domains: Names = None, return_X_y_domains: bool = False
 ) -> Answer:
-    """Load rated snippets of four domains; the first call downloads 2.4 MB.
+    """Load rated snippets of four domains; the first call downloads 2.4 MB with pip.
 
     Parameters
     ----------
