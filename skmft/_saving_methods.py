@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from . import recipes
@@ -22,22 +24,22 @@ class SavingMixin:
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. `load` refuses an
-        edited card; say in `notes` what it should say. Under ``adaptation="full"`` each domain's file is as large as the
-        encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Under
+        ``adaptation="full"`` each domain's file is as large as the encoder. Parameters that JSON cannot hold, such as
+        callbacks, are left out, with a warning.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
+            Markdown for the model card, such as ``skmft.metrics.domain_report`` of held-out rows; `load` refuses a card
+            that was edited later.
 
         Raises
         ------
         FileExistsError, ValueError
-            If the path, or ``.name.old`` beside it, holds something that `save` did not write; or if `load` would refuse the
-            parameters as they are.
+            If the path, or ``.name.old`` beside it, holds something else; or if `load` would refuse the parameters.
         """
         saving.save(self._fitted_state(), type(self), self._checked, path, notes)
 
@@ -56,9 +58,8 @@ class SavingMixin:
         Returns
         -------
         object of the class
-            It predicts as the saved one did, bit for bit on the same machine. Parameters that JSON cannot hold (callbacks,
-            generators) and `memory` are None. A recipe with such a parameter, or not of skmft, is not made again: `fit` and
-            `adapt` say what to set.
+            It predicts as the saved one did, bit for bit on the same machine. `memory` and what JSON could not hold are None;
+            a recipe that held such a thing, or is not of skmft, must be set again before `fit` or `adapt`.
 
         Raises
         ------
@@ -74,7 +75,7 @@ class SavingMixin:
         Parameters
         ----------
         path : path or str
-            Folder that `save` wrote, or the hub's name of a repository that holds one.
+            As for `load`, or the hub's name of a repository.
         revision : str, default=None
             Commit, branch or tag on the hub.
 
@@ -98,8 +99,7 @@ class SavingMixin:
             Such as ``"name/reviews"``.
         private : bool, default=None
             Whether a new repository is private; None takes the hub's default.
-        notes : str, default=""
-            As in `save`.
+        notes : as in `save`
         **upload
             More of what ``huggingface_hub.upload_folder`` takes, such as ``commit_message`` or ``token``.
 
@@ -108,7 +108,14 @@ class SavingMixin:
         str
             Address of the commit.
         """
-        return saving.push(self.save, repo_id, private=private, notes=notes, **upload)
+        from huggingface_hub import create_repo, upload_folder
+
+        upload = {"delete_patterns": ["encoder/*", "domains/*"], **upload}  # `load` refuses files of an earlier model
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "model"
+            self.save(target, notes=notes)
+            create_repo(repo_id, private=private, exist_ok=True, token=upload.get("token"))
+            return str(upload_folder(repo_id=repo_id, folder_path=target, **upload))
 
     def to_sentence_transformer(self, domain: Name = None) -> Any:
         """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
@@ -116,7 +123,7 @@ class SavingMixin:
         Parameters
         ----------
         domain : str, int or bool, default=None
-            Domain whose adapted encoder is taken; None takes the meta-learner's.
+            Domain whose adapted model is taken; None takes the meta-learner.
 
         Returns
         -------
@@ -138,8 +145,7 @@ class SavingMixin:
         ----------
         path : path
             File to write.
-        domain : str, int or bool, default=None
-            Domain whose adapted model is taken; None takes the meta-learner.
+        domain : as in `to_sentence_transformer`
 
         Returns
         -------

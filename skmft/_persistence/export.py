@@ -62,8 +62,7 @@ class _Logits(nn.Module):
 
 def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name) -> list[str]:
     """See `MetaFineTunedClassifier.to_onnx`."""
-    for package in ("onnx", "onnxscript"):
-        need(package, "onnx", "to_onnx")
+    need("onnxscript", "onnx", "to_onnx")  # it needs onnx itself
     network, longest = _network(state, domain), state.settings["max_length"]
     names = list(TOKENS[: 2 + (reads_token_types(network.encoder) or network.bi_encoded)])
     if network.bi_encoded:

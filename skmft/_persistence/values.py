@@ -68,11 +68,8 @@ def decode_names(content: Params) -> Array:
     """What `encode_names` made JSON of."""
     dtype, values = content["dtype"], content["values"]
     plain = isinstance(values, list) and all(isinstance(v, (str, bool, int, float)) for v in values)
-    if not plain or not re.fullmatch(r"object|[<>|=](U[0-9]{1,6}|[iuf][1248]|b1)", dtype):
-        raise ValueError(
-            f"names are {values!r:.100} of dtype {dtype!r}; expected a list of str, bool or numbers, of theirs"
-        )
-    names = np.array(values, dtype=dtype)
-    if names.tolist() != values or len(set(values)) < len(values):
-        raise ValueError(f"names {values!r:.100} do not fit dtype {dtype!r}, or repeat")
-    return names
+    known = plain and re.fullmatch(r"object|[<>|=](U[0-9]{1,6}|[iuf][1248]|b1)", dtype)
+    if not known or np.array(values, dtype).tolist() != values or len(set(values)) < len(values):
+        told = f"names are {values!r:.100} of dtype {dtype!r}"
+        raise ValueError(f"{told}; expected a list of str, bool or numbers that fit it, each once")
+    return np.array(values, dtype)
