@@ -24,17 +24,15 @@ class SavingMixin:
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Under
-        ``adaptation="full"`` each domain's file is as large as the encoder. Parameters that JSON cannot hold, such as
-        callbacks, are left out, with a warning.
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Parameters that JSON
+        cannot hold, such as callbacks, are left out, with a warning.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the model card, such as ``skmft.metrics.domain_report`` of held-out rows; `load` refuses a card
-            that was edited later.
+            Markdown for the model card, such as a ``domain_report`` of held-out rows; `load` refuses a card edited later.
 
         Raises
         ------
@@ -47,9 +45,8 @@ class SavingMixin:
     def load(cls, path: str | os.PathLike) -> Self:
         """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
 
-        Nothing in the folder is executed, and every file is checked against its manifest, domains' weights when they are
-        first asked for. The encoder's weights are mapped, so that processes share them: replace a folder in use as `save`
-        does, and do not write into its files.
+        Nothing in it is executed, and every file is checked against its manifest, domains' weights when first asked for. The
+        encoder's are mapped, so that processes share them: replace a folder in use as `save` does; do not write into its files.
 
         Parameters
         ----------
@@ -59,7 +56,7 @@ class SavingMixin:
         -------
         object of the class
             It predicts as the saved one did, bit for bit on the same machine. `memory` and what JSON could not hold are None;
-            a recipe that held such a thing, or is not of skmft, must be set again before `fit` or `adapt`.
+            set a recipe that held such a thing, or is not of skmft, before `fit` or `adapt`.
 
         Raises
         ------
@@ -75,7 +72,7 @@ class SavingMixin:
         Parameters
         ----------
         path : path or str
-            As for `load`, or the hub's name of a repository.
+            Folder that `save` wrote, or the hub's name of a repository.
         revision : str, default=None
             Commit, branch or tag on the hub.
 
@@ -86,7 +83,7 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            As for `load`, or if there is no such folder or repository, or a folder is given a revision.
+            As for `load`, or if there is no such folder or repository; a folder has no revision.
         """
         return cls.load(loading.fetch(path, revision))
 
@@ -95,13 +92,9 @@ class SavingMixin:
 
         Parameters
         ----------
-        repo_id : str
-            Such as ``"name/reviews"``.
-        private : bool, default=None
-            Whether a new repository is private; None takes the hub's default.
+        repo_id, private : as in ``huggingface_hub.create_repo``
         notes : as in `save`
-        **upload
-            More of what ``huggingface_hub.upload_folder`` takes, such as ``commit_message`` or ``token``.
+        **upload : as in ``huggingface_hub.upload_folder``, such as ``token`` or ``commit_message``
 
         Returns
         -------
@@ -144,17 +137,16 @@ class SavingMixin:
         Parameters
         ----------
         path : path
-            File to write.
         domain : as in `to_sentence_transformer`
 
         Returns
         -------
         list of str
             Names of the inputs, int64 of shape (batch, tokens), as ``clf.tokenizer_(X, padding=True, truncation=True,
-            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them,
-            where ``names`` is this list; for pairs, X is two lists of texts. The output is ``"logits"``, float32 of shape
-            (batch, n_classes). For pairs under ``pair_encoding="bi"`` a row holds the tokens of one text and then those of
-            the other, each with its special tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
+            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them of
+            texts, or of two lists of texts. The output is ``"logits"``, float32 of shape (batch, n_classes). For pairs under
+            ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its special
+            tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
 
         Raises
         ------

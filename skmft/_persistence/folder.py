@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,10 +54,10 @@ def reading(path: Path) -> Iterator[None]:
         raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
 
 
-def read_json(path: Path) -> Params:
-    """Read a JSON object."""
+def read_json(path: Path, check: Callable[[Params], Params] | None = None) -> Params:
+    """Read a JSON object; `check` gets every object in it, at any depth."""
     with reading(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=check)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}; expected a JSON object")
         return content
@@ -65,11 +65,10 @@ def read_json(path: Path) -> Params:
 
 def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     """Tensors of a file that `verified_files` saw: made of the very bytes that are hashed here, and not mapped to the file."""
-    with reading(path):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
-        return tensors_of(content)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
+    return tensors_of(content)
 
 
 def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
@@ -79,11 +78,9 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
         raise PersistenceError(f"{manifest} is missing; expected a folder that save wrote.")
     content = read_json(manifest)
     version, files = content.get("format"), content.get("files")
-    if type(version) is not int or version < 1 or not isinstance(files, dict):
+    if type(version) is not int or not 1 <= version <= FORMAT or not isinstance(files, dict):
         told = f"format is {version!r}, and files is a {type(files).__name__}"
-        raise PersistenceError(f"{manifest}: {told}; expected a number of 1 or more, and an object.")
-    if version > FORMAT:
-        raise PersistenceError(f"{manifest} has format {version}, and this skmft reads up to {FORMAT}; update skmft.")
+        raise PersistenceError(f"{manifest}: {told}; expected 1 to {FORMAT} (update skmft for more), and an object.")
     in_hub_cache = folder.parent.name == "snapshots"  # where files are links to blobs beside the folder
     for name, digest in files.items():
         if not re.fullmatch(r"(encoder/|domains/)?\w[\w.-]*", name):
@@ -103,13 +100,11 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
 
 
 def swap(new: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, a copy of other people's files in it; `load` always finds one of the two."""
-
-    def ours(at: str, _names: list[str]) -> set[str]:
-        return _OURS if at == str(target) else set()
-
+    """Put the new folder in the place of the old one, other people's files copied into it; `load` always finds one of them."""
     if target.exists():
-        shutil.copytree(target, new, symlinks=True, ignore=ours, dirs_exist_ok=True)
+        shutil.copytree(
+            target, new, symlinks=True, dirs_exist_ok=True, ignore=lambda at, _: _OURS if at == str(target) else set()
+        )
     for path in (new, *new.rglob("*")):
         if os.name != "nt" and not path.is_symlink():  # folders cannot be opened there
             handle = os.open(path, os.O_RDONLY)
@@ -129,7 +124,7 @@ def mend(target: Path) -> None:
     for path in (target, old):
         is_empty = path.is_dir() and not any(path.iterdir())
         if os.path.lexists(path) and not is_empty and not (path / MANIFEST).is_file():
-            told = f"{path} exists and is no saved estimator (it has no {MANIFEST}), so save does not replace it"
+            told = f"{path} exists and is no saved estimator (it has no {MANIFEST})"
             raise FileExistsError(f"{told}; move it elsewhere, or save under another name.")
     if old.exists():
         with suppress(OSError):

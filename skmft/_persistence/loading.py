@@ -1,7 +1,4 @@
-"""Load a folder that `save` wrote, of this version or the one before, here or on the Hugging Face hub.
-
-Nothing is built from a file before it is known to be what `save` writes.
-"""
+"""Load a folder that `save` wrote, of this version or the one before, here or on the hub; all is checked before it is used."""
 
 from __future__ import annotations
 
@@ -21,13 +18,11 @@ from .._engine.model import TextClassifier
 from .._engine.pooling import embedding_width
 from .._engine.runtime import isolated_generators, resolve_device
 from .._method.lora import LORA_A, LORA_B
-from .._typing import Json, Name, Params, Tensors
+from .._typing import Name, Params, Tensors
 from .folder import PersistenceError, kept_aside, read_json, read_tensors, reading, verified_files
-from .state import PLAIN, SETTINGS, SOURCE, STAGE_1, FittedState, ParamsCheck
-from .values import RecipeMaker, decode, decode_names
+from .state import PLAIN, SETTINGS, SOURCE, STAGE_1, FittedState, ParamsCheck, RecipeMaker, decode, decode_names
 
 Kinds = dict[str, tuple[tuple[int, ...], torch.dtype]]  # shapes and dtypes of tensors
-
 _LISTS: dict[str, list] = {"adapted_domains": [list], "feature_names_in": [list, None], "versions": [dict]}
 _MOVED_SINCE_1 = {  # parameter of today -> what is in it -> parameter of format 1
     "lora_config": {"r": "lora_rank", "lora_alpha": "lora_alpha", "target_modules": "lora_target_modules"},
@@ -57,9 +52,8 @@ def load(kind: type, check: ParamsCheck, recipe: RecipeMaker, path: str | os.Pat
     if not folder.exists() and kept_aside(folder).is_dir():
         folder = kept_aside(folder)  # a save was cut off between two renames
     version, files = verified_files(folder)
-    about = folder / "estimator.json"
-    content = read_json(about)
-    with reading(about):
+    with reading(about := folder / "estimator.json"):
+        content = read_json(about)
         if version == 1:
             content = _from_format_1(content)
         if content["class"] != kind.__name__:
@@ -68,8 +62,7 @@ def load(kind: type, check: ParamsCheck, recipe: RecipeMaker, path: str | os.Pat
         try:
             resolve_device(params["device"])
         except ValueError:
-            told = f"device={params['device']!r} is not here; the estimator was loaded with device='auto'."
-            warnings.warn(told, stacklevel=3)
+            warnings.warn(f"device={params['device']!r} is not here; loaded with device='auto'.", stacklevel=3)
             params["device"] = "auto"
         check(params)
         fields = _read_fields(content)
@@ -107,19 +100,15 @@ def load(kind: type, check: ParamsCheck, recipe: RecipeMaker, path: str | os.Pat
 def fetch(path: str | os.PathLike, revision: str | None) -> Path:
     """The folder itself, or the local snapshot of a repository of the hub."""
     folder = Path(path).expanduser().resolve()
-    if folder.is_dir() or kept_aside(folder).is_dir():  # `load` takes the latter where a save was cut off
-        if revision is not None:
-            told = f"revision={revision!r} is for repositories of the hub, but path={str(path)!r} is a folder here"
-            raise ValueError(f"{told}; leave revision out, or give the hub's name of a repository.")
+    if revision is None and (folder.is_dir() or kept_aside(folder).is_dir()):  # `load` takes the latter after a crash
         return folder
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(os.fspath(path), revision=revision))
     except Exception as error:
-        told = f"path={str(path)!r} is neither a folder nor a repository of the hub"
-        first = str(error).strip().split("\n")[0]
-        raise PersistenceError(f"{told} ({type(error).__name__}: {first}).") from error
+        told = f"path={str(path)!r} with revision={revision!r} is neither a folder (it has none) nor a repository of the hub"
+        raise PersistenceError(f"{told} ({type(error).__name__}: {error}).") from error
 
 
 def _from_format_1(content: Params) -> Params:
@@ -146,8 +135,7 @@ def _read_fields(content: Params) -> Params:
         raise ValueError(f"history has the stages {odd}; expected typicality, meta and adaptation")
     given, most = plain["n_features_in"], 2 if plain["is_pair"] else 1
     names = [decode(name) for name in columns or ()]
-    # one column of a dataset may hold both texts of a pair
-    fits = columns is None or (given and 1 <= len(set(names)) == len(names) <= most)
+    fits = columns is None or (given and 1 <= len(set(names)) == len(names) <= most)  # one may hold both of a pair
     if repr(given) not in ("None", str(most)) or not fits:
         told = f"n_features_in is {given!r}, and feature_names_in is {columns}"
         raise ValueError(f"{told}; expected {most}, and names of as many columns at most")
@@ -156,8 +144,7 @@ def _read_fields(content: Params) -> Params:
         "settings": _valid(content["settings"], SETTINGS),
         "classes": decode_names(content["classes"]),
         "domains": decode_names(content["domains"]),
-        # its folder is found again when typicality asks for it
-        "encoder_source": EncoderSource(folder="", **_valid(content["encoder_source"], SOURCE)),
+        "encoder_source": EncoderSource(folder="", **_valid(content["encoder_source"], SOURCE)),  # found when needed
         "feature_names_in": names or None,
     }
 
@@ -167,10 +154,8 @@ def _check_encoder(folder: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     _check_names(folder)
-    for path in (folder / "config.json", folder / "tokenizer_config.json"):
-        if path.exists():
-            with reading(path):
-                _refuse_keys(read_json(path))
+    for name in ("config.json", "tokenizer_config.json"):
+        read_json(folder / name, _refuse_keys)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
         empty = AutoModel.from_config(config, trust_remote_code=False)
@@ -186,17 +171,14 @@ def _check_names(folder: Path) -> None:
             raise PersistenceError(f"{path} is no file that save writes; remove it, or save again.")
 
 
-def _refuse_keys(content: Json) -> None:
-    """Refuse what has transformers run code, read other files, fetch kernels or make layers without end; at any depth."""
-    if isinstance(content, list):
-        content = dict(enumerate(content))
-    if isinstance(content, dict):
-        for key, value in content.items():
-            if key in _NEVER_KEYS or str(key).endswith("_implementation"):
-                raise ValueError(f"{key} names code or other files, which are never read")
-            if "layers" in str(key) and isinstance(value, int) and value > _MOST_LAYERS:
-                raise ValueError(f"{key} is {value}; expected at most {_MOST_LAYERS}")
-            _refuse_keys(value)
+def _refuse_keys(content: Params) -> Params:
+    """Refuse what has transformers run code, read other files, fetch kernels or make layers without end."""
+    for key, value in content.items():
+        if key in _NEVER_KEYS or key.endswith("_implementation"):
+            raise ValueError(f"{key} names code or other files, which are never read")
+        if "layers" in key and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ValueError(f"{key} is {value}; expected at most {_MOST_LAYERS}")
+    return content
 
 
 def _check_arrays(path: Path, arrays: Tensors, fields: Params, width: int) -> None:
@@ -208,9 +190,8 @@ def _check_arrays(path: Path, arrays: Tensors, fields: Params, width: int) -> No
         shapes = ((*grid, k, width) if k > 1 else (*grid, width), (*grid, k), n_rows, n_rows, n_rows)
         expected |= {name: (shape, torch.float64) for name, shape in zip(STAGE_1, shapes)}
     _check_kinds(path, arrays, expected, expected)
-    counted = int(arrays["class_counts_"].sum())
-    if "typicality_" in arrays and n_rows[0] < counted:
-        raise ValueError(f"typicality_ has {n_rows[0]} rows, but class_counts_ counts {counted}")
+    if "typicality_" in arrays and n_rows[0] < arrays["class_counts_"].sum():
+        raise ValueError(f"typicality_ has {n_rows[0]} rows, fewer than class_counts_ counts")
 
 
 def _own_tensors(path: Path, sha256: str, module: TextClassifier) -> Tensors:
@@ -230,6 +211,7 @@ def _own_tensors(path: Path, sha256: str, module: TextClassifier) -> Tensors:
 
 def _check_kinds(path: Path, got: Tensors, allowed: Kinds, needed: Collection[str]) -> None:
     wrong = {name for name, tensor in got.items() if allowed.get(name) != (tensor.shape, tensor.dtype)}
-    if (wrong := wrong | {*needed} - {*got}) or not got:
+    wrong |= {*needed} - {*got}
+    if wrong or not got:
         told = sorted(wrong)[:3] or "it is empty"
         raise PersistenceError(f"{path} does not fit the rest of the folder: {told}; save again.")

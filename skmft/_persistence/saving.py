@@ -24,8 +24,7 @@ from sklearn.base import BaseEstimator
 from .._engine.encoder import quiet
 from .._typing import Params
 from .folder import FORMAT, MANIFEST, mend, sha256_of, swap, write_json
-from .state import PLAIN, SOURCE, FittedState, ParamsCheck
-from .values import decode, encode, encode_names, name_of
+from .state import PLAIN, SOURCE, FittedState, ParamsCheck, decode, encode, encode_names, name_of
 
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _CARD = """\
@@ -36,11 +35,10 @@ pipeline_tag: text-classification
 
 # Text classifier for several domains
 
-Fitted with skmft's `{name}` from the encoder `{encoder}` on {n_rows} {texts}.
+Fitted with skmft's `{name}` from the encoder `{encoder}` on {n_rows} {texts}. Domains with a model of their own: {adapted}.
 
 ```python
 from {module} import {name}
-
 clf = {name}.load("path/of/this/folder")
 clf.predict(X, domains=d)
 ```
@@ -48,8 +46,6 @@ clf.predict(X, domains=d)
 ## Training rows
 
 {table}
-
-Domains with a model of their own: {adapted}.
 
 ## Results on held-out rows
 
@@ -108,20 +104,18 @@ def _as_json(given: Params) -> Params:
             lost.append(name)  # a recipe's name is kept, so that fit does not follow another one
             params[name] = {"recipe": [name_of(value), None]} if isinstance(value, BaseEstimator) else None
     if lost:
-        told = f"parameters {lost} cannot be kept in JSON: predictions do not need them; set them again before fit or adapt."
-        warnings.warn(told, stacklevel=4)
+        warnings.warn(f"parameters {lost} cannot be kept in JSON; set them again before fit or adapt.", stacklevel=4)
     return params
 
 
 def _write_weights(state: FittedState, new: Path) -> None:
     (new / "domains").mkdir(parents=True)
-    module = state.meta_learner
     with quiet():
-        module.encoder.save_pretrained(new / "encoder")
+        state.meta_learner.encoder.save_pretrained(new / "encoder")
         state.tokenizer.save_pretrained(new / "encoder")
     arrays = {**state.arrays, "class_counts_": state.class_counts}
     weights = {
-        "heads": {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("encoder.")},
+        "heads": {n: t for n, t in state.meta_learner.state_dict().items() if not n.startswith("encoder.")},
         "arrays": {name: torch.tensor(array) for name, array in arrays.items()},
         **{f"domains/{number}": tensors for number, tensors in enumerate(state.adapted_weights.values())},
     }
