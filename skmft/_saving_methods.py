@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 from . import recipes
@@ -22,22 +24,20 @@ class SavingMixin:
     def save(self, path: str | os.PathLike, *, notes: str = "") -> None:
         """Save the fitted estimator to a folder of safetensors and JSON files, with a model card.
 
-        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. `load` refuses an
-        edited card; say in `notes` what it should say. Under ``adaptation="full"`` each domain's file is as large as the
-        encoder. Parameters that JSON cannot hold, such as callbacks, are left out, with a warning.
+        An earlier save in it is replaced at once: a crash leaves the old or the new. Other files stay. Parameters that JSON
+        cannot hold, such as callbacks, are left out, with a warning.
 
         Parameters
         ----------
         path : path
             A new or empty folder, or one that `save` wrote.
         notes : str, default=""
-            Markdown for the card's section of results, such as ``skmft.metrics.domain_report`` of held-out rows.
+            Markdown for the model card, such as a ``domain_report`` of held-out rows; `load` refuses a card edited later.
 
         Raises
         ------
         FileExistsError, ValueError
-            If the path, or ``.name.old`` beside it, holds something that `save` did not write; or if `load` would refuse the
-            parameters as they are.
+            If the path, or ``.name.old`` beside it, holds something else; or if `load` would refuse the parameters.
         """
         saving.save(self._fitted_state(), type(self), self._checked, path, notes)
 
@@ -45,9 +45,8 @@ class SavingMixin:
     def load(cls, path: str | os.PathLike) -> Self:
         """Load an estimator that `save` wrote; on any machine, and without the pre-trained encoder.
 
-        Nothing in the folder is executed, and every file is checked against its manifest, domains' weights when they are
-        first asked for. The encoder's weights are mapped, so that processes share them: replace a folder in use as `save`
-        does, and do not write into its files.
+        Nothing in it is executed, and every file is checked against its manifest, domains' weights when first asked for. The
+        encoder's are mapped, so that processes share them: replace a folder in use as `save` does; do not write into its files.
 
         Parameters
         ----------
@@ -56,9 +55,8 @@ class SavingMixin:
         Returns
         -------
         object of the class
-            It predicts as the saved one did, bit for bit on the same machine. Parameters that JSON cannot hold (callbacks,
-            generators) and `memory` are None. A recipe with such a parameter, or not of skmft, is not made again: `fit` and
-            `adapt` say what to set.
+            It predicts as the saved one did, bit for bit on the same machine. `memory` and what JSON could not hold are None;
+            set a recipe that held such a thing, or is not of skmft, before `fit` or `adapt`.
 
         Raises
         ------
@@ -74,7 +72,7 @@ class SavingMixin:
         Parameters
         ----------
         path : path or str
-            Folder that `save` wrote, or the hub's name of a repository that holds one.
+            Folder that `save` wrote, or the hub's name of a repository.
         revision : str, default=None
             Commit, branch or tag on the hub.
 
@@ -85,7 +83,7 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            As for `load`, or if there is no such folder or repository, or a folder is given a revision.
+            As for `load`, or if there is no such folder or repository; a folder has no revision.
         """
         return cls.load(loading.fetch(path, revision))
 
@@ -94,21 +92,23 @@ class SavingMixin:
 
         Parameters
         ----------
-        repo_id : str
-            Such as ``"name/reviews"``.
-        private : bool, default=None
-            Whether a new repository is private; None takes the hub's default.
-        notes : str, default=""
-            As in `save`.
-        **upload
-            More of what ``huggingface_hub.upload_folder`` takes, such as ``commit_message`` or ``token``.
+        repo_id, private : as in ``huggingface_hub.create_repo``
+        notes : as in `save`
+        **upload : as in ``huggingface_hub.upload_folder``, such as ``token`` or ``commit_message``
 
         Returns
         -------
         str
             Address of the commit.
         """
-        return saving.push(self.save, repo_id, private=private, notes=notes, **upload)
+        from huggingface_hub import create_repo, upload_folder
+
+        upload = {"delete_patterns": ["encoder/*", "domains/*"], **upload}  # `load` refuses files of an earlier model
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "model"
+            self.save(target, notes=notes)
+            create_repo(repo_id, private=private, exist_ok=True, token=upload.get("token"))
+            return str(upload_folder(repo_id=repo_id, folder_path=target, **upload))
 
     def to_sentence_transformer(self, domain: Name = None) -> Any:
         """Make a stock SentenceTransformer (Transformer and Pooling) of a model's encoder.
@@ -116,7 +116,7 @@ class SavingMixin:
         Parameters
         ----------
         domain : str, int or bool, default=None
-            Domain whose adapted encoder is taken; None takes the meta-learner's.
+            Domain whose adapted model is taken; None takes the meta-learner.
 
         Returns
         -------
@@ -137,18 +137,16 @@ class SavingMixin:
         Parameters
         ----------
         path : path
-            File to write.
-        domain : str, int or bool, default=None
-            Domain whose adapted model is taken; None takes the meta-learner.
+        domain : as in `to_sentence_transformer`
 
         Returns
         -------
         list of str
             Names of the inputs, int64 of shape (batch, tokens), as ``clf.tokenizer_(X, padding=True, truncation=True,
-            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them,
-            where ``names`` is this list; for pairs, X is two lists of texts. The output is ``"logits"``, float32 of shape
-            (batch, n_classes). For pairs under ``pair_encoding="bi"`` a row holds the tokens of one text and then those of
-            the other, each with its special tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
+            max_length=clf.max_length, return_token_type_ids="token_type_ids" in names, return_tensors="np")`` makes them of
+            texts, or of two lists of texts. The output is ``"logits"``, float32 of shape (batch, n_classes). For pairs under
+            ``pair_encoding="bi"`` a row holds the tokens of one text and then those of the other, each with its special
+            tokens and cut to `max_length`; ``token_type_ids`` (0 and 1) tells them apart.
 
         Raises
         ------

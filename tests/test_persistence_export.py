@@ -195,7 +195,7 @@ def test_errors(fitted, make, monkeypatch, tmp_path):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr("skmft._engine.encoder.import_module", without)
-    with pytest.raises(ImportError, match=r"needs the package 'onnx': pip install 'skmft\[onnx\]'"):
+    with pytest.raises(ImportError, match=r"needs the package 'onnxscript': pip install 'skmft\[onnx\]'"):
         fitted.to_onnx(tmp_path / "m")
     with pytest.raises(ImportError, match=r"pip install 'skmft\[sentence-transformers\]'"):
         fitted.to_sentence_transformer()

@@ -101,12 +101,12 @@ PROCESS_STATE = threading.RLock()  # whoever changes generators or log levels fo
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars and load reports of the Hugging Face libraries; as before afterwards."""
+def quiet(library_name: str = "transformers") -> Iterator[None]:
+    """Errors alone of a library's log, and no progress bars of Hugging Face; as before afterwards."""
     from transformers.utils import logging as library
 
     with PROCESS_STATE:
-        logger = logging.getLogger("transformers")
+        logger = logging.getLogger(library_name)
         level, has_bars = logger.level, library.is_progress_bar_enabled()
         logger.setLevel(logging.ERROR)
         if has_bars:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import tempfile
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._engine.encoder import PROCESS_STATE, need, quiet
+from .._engine.encoder import need, quiet
 from .._engine.model import TextClassifier, reads_token_types
 from .._engine.tokens import TOKENS
 from .._method.adaptation import domain_model
@@ -36,8 +35,7 @@ def to_sentence_transformer(state: FittedState, domain: Name) -> Any:
     library = need("sentence_transformers", "sentence-transformers", "to_sentence_transformer")
     modules = import_module("sentence_transformers.sentence_transformer.modules")
     encoder, tokenizer = _network(state, domain).encoder, copy.deepcopy(state.tokenizer)
-    # it does unasked what `tokenize` asks of it
-    tokenizer.model_max_length = state.settings["max_length"]
+    tokenizer.model_max_length = state.settings["max_length"]  # it does unasked what `tokenize` asks of it
     if reads_token_types(encoder) and "token_type_ids" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "token_type_ids"]
         tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what save_pretrained writes
@@ -62,8 +60,7 @@ class _Logits(nn.Module):
 
 def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name) -> list[str]:
     """See `MetaFineTunedClassifier.to_onnx`."""
-    for package in ("onnx", "onnxscript"):
-        need(package, "onnx", "to_onnx")
+    need("onnxscript", "onnx", "to_onnx")  # it needs onnx itself
     network, longest = _network(state, domain), state.settings["max_length"]
     names = list(TOKENS[: 2 + (reads_token_types(network.encoder) or network.bi_encoded)])
     if network.bi_encoded:
@@ -76,25 +73,17 @@ def to_onnx(state: FittedState, path: str | os.PathLike, domain: Name) -> list[s
     shape: dict[int, object] = {0: torch.export.Dim("batch")}
     if longest > 2:  # else rows are special tokens alone, all of one length
         shape[1] = torch.export.Dim("tokens", min=2, max=longest)
-    target = Path(path).expanduser().absolute()
+    target = Path(path).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
-    logger, quietly = logging.getLogger("torch.onnx"), warnings.catch_warnings(action="ignore")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder, PROCESS_STATE, quietly:
-        partial, level = Path(folder) / target.name, logger.level
-        logger.setLevel(logging.ERROR)  # the exporter warns about itself
-        try:
-            torch.onnx.export(
-                _Logits(network),
-                inputs,
-                partial,
-                input_names=names,
-                output_names=["logits"],
-                dynamic_shapes=((shape,) * len(names),),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        finally:
-            logger.setLevel(level)
-        os.replace(partial, target)
+    with quiet("torch.onnx"), warnings.catch_warnings(action="ignore"):  # the exporter warns about itself
+        torch.onnx.export(
+            _Logits(network),
+            inputs,
+            target,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=((shape,) * len(names),),
+            external_data=False,
+            verbose=False,
+        )
     return names

@@ -1,7 +1,7 @@
 """A folder of files that is written as a whole or not at all, and read only as its manifest says.
 
 manifest.json has the format's version and every file's sha256. A new folder is written beside the old one and takes its place
-by renaming; while it does, the old one is kept aside, and an interrupted save is mended by the next one.
+by renaming; meanwhile the old one is kept aside, and the next save mends what was cut off.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -53,10 +54,10 @@ def reading(path: Path) -> Iterator[None]:
         raise PersistenceError(f"{path} cannot be read ({type(error).__name__}: {reason}); save again.") from error
 
 
-def read_json(path: Path) -> Params:
-    """Read a JSON object."""
+def read_json(path: Path, check: Callable[[Params], Params] | None = None) -> Params:
+    """Read a JSON object; `check` gets every object in it, at any depth."""
     with reading(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=check)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}; expected a JSON object")
         return content
@@ -64,11 +65,10 @@ def read_json(path: Path) -> Params:
 
 def read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     """Tensors of a file that `verified_files` saw: made of the very bytes that are hashed here, and not mapped to the file."""
-    with reading(path):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
-        return tensors_of(content)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise PersistenceError(f"{path} has changed since the estimator was loaded; load it again.")
+    return tensors_of(content)
 
 
 def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
@@ -78,11 +78,9 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
         raise PersistenceError(f"{manifest} is missing; expected a folder that save wrote.")
     content = read_json(manifest)
     version, files = content.get("format"), content.get("files")
-    if type(version) is not int or version < 1 or not isinstance(files, dict):
+    if type(version) is not int or not 1 <= version <= FORMAT or not isinstance(files, dict):
         told = f"format is {version!r}, and files is a {type(files).__name__}"
-        raise PersistenceError(f"{manifest}: {told}; expected a number of 1 or more, and an object.")
-    if version > FORMAT:
-        raise PersistenceError(f"{manifest} has format {version}, and this skmft reads up to {FORMAT}; update skmft.")
+        raise PersistenceError(f"{manifest}: {told}; expected 1 to {FORMAT} (update skmft for more), and an object.")
     in_hub_cache = folder.parent.name == "snapshots"  # where files are links to blobs beside the folder
     for name, digest in files.items():
         if not re.fullmatch(r"(encoder/|domains/)?\w[\w.-]*", name):
@@ -101,16 +99,17 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
     return version, files
 
 
-def flush(path: Path) -> None:
-    """Have the file or folder on the disk before what follows."""
-    if os.name != "nt":  # folders cannot be opened there, nor files be flushed that are open for reading
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
 def swap(new: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one; `load` finds the old one if this is cut off in between."""
+    """Put the new folder in the place of the old one, other people's files copied into it; `load` always finds one of them."""
+    if target.exists():
+        shutil.copytree(
+            target, new, symlinks=True, dirs_exist_ok=True, ignore=lambda at, _: _OURS if at == str(target) else set()
+        )
+    for path in (new, *new.rglob("*")):
+        if os.name != "nt" and not path.is_symlink():  # folders cannot be opened there
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
     with suppress(FileNotFoundError):
         os.rename(target, kept_aside(target))
     try:
@@ -122,36 +121,21 @@ def swap(new: Path, target: Path) -> None:
 def mend(target: Path) -> None:
     """Finish or undo what a save left, which may have been cut off: of the old folder and the new one, the new one stays."""
     old = kept_aside(target)
-    if not os.path.lexists(old):
-        return
-    if not (old / MANIFEST).is_file() and not is_empty(old):
-        told = f"{old} is where save keeps the old folder for a moment, but it is no saved estimator (it has no {MANIFEST})"
-        raise FileExistsError(f"{told}; move it elsewhere, or remove it if it is not needed.")
-    if is_empty(target):
-        target.rmdir()
-    if not target.exists():
-        os.rename(old, target)
-        return
-    others = [entry for entry in old.iterdir() if entry.name not in _OURS]  # somebody else's, such as a .git folder
-    for entry in others:
-        if os.path.lexists(target / entry.name):
-            told = f"{target / entry.name} is there, but so is {entry}, which a save that was cut off has not moved yet"
-            raise FileExistsError(f"{told}; keep one of them and remove the other.")
-    for entry in others:
-        os.rename(entry, target / entry.name)
-    with suppress(OSError):
-        # the manifest goes last: it tells that this folder is ours
-        for entry in sorted(old.iterdir(), key=lambda entry: entry.name == MANIFEST):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        old.rmdir()
-
-
-def is_empty(path: Path) -> bool:
-    """Whether this is a folder without files."""
-    return path.is_dir() and not any(path.iterdir())
+    for path in (target, old):
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if os.path.lexists(path) and not is_empty and not (path / MANIFEST).is_file():
+            told = f"{path} exists and is no saved estimator (it has no {MANIFEST})"
+            raise FileExistsError(f"{told}; move it elsewhere, or save under another name.")
+    if old.exists():
+        with suppress(OSError):
+            target.rmdir()  # where it is empty
+        if not target.exists():
+            os.rename(old, target)
+            return
+        with tempfile.TemporaryDirectory(
+            ".old", f".{target.name}.", target.parent, ignore_cleanup_errors=True
+        ) as trash:
+            os.rename(old, Path(trash) / "old")  # at once: half a folder might not be known as ours
 
 
 def kept_aside(target: Path) -> Path:

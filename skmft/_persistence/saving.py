@@ -14,10 +14,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -25,9 +23,8 @@ from sklearn.base import BaseEstimator
 
 from .._engine.encoder import quiet
 from .._typing import Params
-from .folder import FORMAT, MANIFEST, flush, is_empty, mend, sha256_of, swap, write_json
-from .state import PLAIN, SOURCE, FittedState, ParamsCheck
-from .values import decode, encode, encode_names, name_of
+from .folder import FORMAT, MANIFEST, mend, sha256_of, swap, write_json
+from .state import PLAIN, SOURCE, FittedState, ParamsCheck, decode, encode, encode_names, name_of
 
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _CARD = """\
@@ -38,18 +35,17 @@ pipeline_tag: text-classification
 
 # Text classifier for several domains
 
-Fitted with skmft's `{name}` from the encoder `{encoder}` on {n_rows} {texts}.
+Fitted with skmft's `{name}` from the encoder `{encoder}` on {n_rows} {texts}. Domains with a model of their own: {adapted}.
 
 ```python
 from {module} import {name}
-
 clf = {name}.load("path/of/this/folder")
 clf.predict(X, domains=d)
 ```
 
 ## Training rows
 
-{table}{later}
+{table}
 
 ## Results on held-out rows
 
@@ -64,14 +60,15 @@ clf.predict(X, domains=d)
 def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.PathLike, notes: str) -> None:
     """Write a fitted classifier of class `kind` to a folder, with `notes` in its model card."""
     target = Path(path).expanduser().resolve()  # a link stays, and what it leads to is replaced
-    _refuse_place(target)
+    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
+        told = f"path={str(target)!r} is a mount point, or the working directory or a folder around it"
+        raise ValueError(f"{told}, which save cannot replace. Name a folder inside it.")
     mend(target)
     params = _as_json(state.params)
     try:
         check({name: decode(value, lambda name, params: state.params["recipe"]) for name, value in params.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"load would refuse the parameters as they are ({error}); set_params first.") from error
-    columns = state.feature_names_in
     about = {
         "class": kind.__name__,
         "versions": {name: version(name) for name in _LIBRARIES},
@@ -80,7 +77,7 @@ def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.Path
         "classes": encode_names(state.classes),
         "domains": encode_names(state.domains),
         "adapted_domains": list(state.adapted_weights),
-        "feature_names_in": None if columns is None else [encode(name) for name in columns],
+        "feature_names_in": [encode(name) for name in state.feature_names_in or ()] or None,
         "encoder_source": {name: getattr(state.encoder_source, name) for name in SOURCE},
         **{name: getattr(state, name) for name in PLAIN},
     }
@@ -93,31 +90,9 @@ def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.Path
         files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         write_json(new / MANIFEST, {"format": FORMAT, "files": {name: sha256_of(new / name) for name in files}})
         mode = (new / MANIFEST).stat().st_mode  # as the user's umask has it; some writers keep files to themselves
-        for entry in [*new.rglob("*"), new]:
-            if entry.is_file():
-                entry.chmod(mode)
-            flush(entry)
+        for name in files:
+            (new / name).chmod(mode)
         swap(new, target)
-
-
-def push(save: Callable[..., None], repo_id: str, *, private: bool | None, notes: str, **upload: Any) -> str:
-    """Upload what ``save(folder, notes=...)`` writes."""
-    from huggingface_hub import create_repo, upload_folder
-
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "model"
-        save(target, notes=notes)
-        create_repo(repo_id, private=private, exist_ok=True, token=upload.get("token"))
-        upload = {"delete_patterns": ["encoder/*", "domains/*"], **upload}  # files that no manifest lists are refused
-        return str(upload_folder(repo_id=repo_id, folder_path=target, **upload))
-
-
-def _refuse_place(target: Path) -> None:
-    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
-        told = f"path={str(target)!r} is a mount point, or the working directory or a folder around it"
-        raise ValueError(f"{told}, which save cannot replace. Name a folder inside it.")
-    if target.exists() and not (target / MANIFEST).is_file() and not is_empty(target):
-        raise FileExistsError(f"path={str(target)!r} exists and is no saved estimator; expected a new or empty folder.")
 
 
 def _as_json(given: Params) -> Params:
@@ -129,20 +104,18 @@ def _as_json(given: Params) -> Params:
             lost.append(name)  # a recipe's name is kept, so that fit does not follow another one
             params[name] = {"recipe": [name_of(value), None]} if isinstance(value, BaseEstimator) else None
     if lost:
-        told = f"parameters {lost} cannot be kept in JSON: predictions do not need them; set them again before fit or adapt."
-        warnings.warn(told, stacklevel=4)
+        warnings.warn(f"parameters {lost} cannot be kept in JSON; set them again before fit or adapt.", stacklevel=4)
     return params
 
 
 def _write_weights(state: FittedState, new: Path) -> None:
     (new / "domains").mkdir(parents=True)
-    module = state.meta_learner
     with quiet():
-        module.encoder.save_pretrained(new / "encoder")
+        state.meta_learner.encoder.save_pretrained(new / "encoder")
         state.tokenizer.save_pretrained(new / "encoder")
     arrays = {**state.arrays, "class_counts_": state.class_counts}
     weights = {
-        "heads": {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("encoder.")},
+        "heads": {n: t for n, t in state.meta_learner.state_dict().items() if not n.startswith("encoder.")},
         "arrays": {name: torch.tensor(array) for name, array in arrays.items()},
         **{f"domains/{number}": tensors for number, tensors in enumerate(state.adapted_weights.values())},
     }
@@ -151,18 +124,16 @@ def _write_weights(state: FittedState, new: Path) -> None:
 
 
 def _model_card(state: FittedState, kind: type, notes: str) -> str:
-    domains, adapted = state.domains.tolist(), state.adapted_weights
-    rows = [["domain", *state.classes.tolist(), "adapted"], ["---"] * (len(state.classes) + 2)]
-    rows += [[d, *n, "yes" if d in adapted else "no"] for d, n in zip(domains, state.class_counts.tolist())]
-    later = [str(domain) for domain in adapted if domain not in domains]
+    counts = [[d, *n] for d, n in zip(state.domains.tolist(), state.class_counts.tolist())]
+    table = [["domain", *state.classes.tolist()], ["---"] * (len(state.classes) + 1), *counts]
     return _CARD.format(
         name=kind.__name__,
         module="skmft" if kind.__module__ == "skmft.classifier" else kind.__module__,
         encoder=state.encoder_source.name,
         n_rows=state.class_counts.sum(),
         texts="text pairs" if state.is_pair else "texts",
-        table="\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows),
-        later=f"\n\nAdapted to later: {', '.join(later)}." if later else "",
+        table="\n".join(f"| {' | '.join(map(str, row))} |" for row in table),
+        adapted=", ".join(map(str, state.adapted_weights)) or "none",
         results=notes or "None were given when the model was saved; the table above counts training rows.",
         params="\n".join(f"- `{name}`: `{value!r}`" for name, value in state.params.items() if name != "memory"),
     )
