@@ -349,9 +349,7 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         """Refuse parameters that the fitted model cannot follow; the next `fit` may."""
         for name, then in self._fitted_with.items():
             if (now := getattr(self, name)) != then:
-                raise ValueError(
-                    f"{name}={now!r} was set after fit, whose model has {name}={then!r}; set it back, or fit again."
-                )
+                raise ValueError(f"{name}={now!r} was set after fit, which had {then!r}; set it back, or fit again.")
 
     def _check_parameters(self) -> None:
         self._validate_params()

@@ -53,13 +53,11 @@ _SHARED = """Parameters
         The network{model}."""
 
 
-def _documented(
-    recipe: str, *, unknown: str = "the one model", epochs: str = "", history: str = "", model: str = ""
-) -> Callable[[type[T]], type[T]]:
+def _documented(**about: str) -> Callable[[type[T]], type[T]]:
     """Put what all classifiers share into a class's docstring."""
+    shared = _SHARED.format(**{"unknown": "the one model", "epochs": "", "history": "", "model": "", **about})
 
     def fill(cls: type[T]) -> type[T]:
-        shared = _SHARED.format(recipe=recipe, unknown=unknown, epochs=epochs, history=history, model=model)
         cls.__doc__ = (cls.__doc__ or "").replace("{shared}", shared)
         return cls
 
@@ -99,7 +97,7 @@ class _Baseline(BaseTextClassifier):
         return self.epochs
 
 
-@_documented("Recipe")
+@_documented(recipe="Recipe")
 class MixedDomainClassifier(_Baseline):
     """Plain fine-tuning of one model on all domains together ("Mix" in the paper).
 
@@ -120,7 +118,7 @@ class MixedDomainClassifier(_Baseline):
 
 
 @_documented(
-    "SingleDomain",
+    recipe="SingleDomain",
     unknown="the mean of the probabilities of all domains' models",
     epochs=""" of all rows, as optimiser steps: each domain's model
         passes over its own rows as often as makes their number""",
@@ -150,7 +148,7 @@ class SingleDomainClassifier(_Baseline):
     _without_domains = "it trains one model, as a MixedDomainClassifier does."
 
 
-@_documented("MultiTask", unknown="the mean of all heads' logits", model=", with the mean of the domains' heads")
+@_documented(recipe="MultiTask", unknown="the mean of all heads' logits", model=", with the mean of the domains' heads")
 class MultiTaskClassifier(_Baseline):
     """One encoder shared by all domains, with a label head for each ("MTL" in the paper).
 
@@ -178,7 +176,7 @@ class MultiTaskClassifier(_Baseline):
     _without_domains = "it trains one head, as a MixedDomainClassifier does."
 
 
-@_documented("DomainAdversarial", history=", with ``domain_loss`` and ``domain_accuracy`` of the discriminator")
+@_documented(recipe="DomainAdversarial", history=", with ``domain_loss`` and ``domain_accuracy`` of the discriminator")
 class DomainAdversarialClassifier(_Baseline):
     """One model for all domains, whose encoder is trained against a discriminator of domains ("Adv" in the paper).
 

@@ -197,8 +197,6 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     metadata routing, scikit-learn's scorers and searches pass no `domains` on, and the meta-learner answers: use
     ``domain_column`` there, or ``sklearn.set_config(enable_metadata_routing=True)``.
 
-    ``benchmarks/results/choose_defaults.md`` tells how the defaults were chosen.
-
     References
     ----------
     C. Wang, M. Qiu, J. Huang, X. He, "Meta Fine-Tuning Neural Language Models for Multi-Domain Text Mining", EMNLP 2020,

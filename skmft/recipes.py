@@ -173,9 +173,9 @@ class MetaFineTuning(Recipe):
 
     Examples
     --------
-    >>> from skmft import MetaFineTunedClassifier
     >>> from skmft.recipes import MetaFineTuning
-    >>> clf = MetaFineTunedClassifier(corruption_weight=1.0, recipe=MetaFineTuning(corruption_labels="uniform"))
+    >>> MetaFineTuning(corruption_labels="uniform")
+    MetaFineTuning(corruption_labels='uniform')
     """
 
     description = "meta fine-tuning"
@@ -203,9 +203,7 @@ class MetaFineTuning(Recipe):
         """Those of the corruption heads."""
         layers = np.asarray(self.corruption_layers)
         if layers.ndim != 1 or not len(layers) or layers.dtype.kind not in "iu":
-            raise ValueError(
-                f"corruption_layers={self.corruption_layers!r}; expected one or more layer numbers, such as (-1,)."
-            )
+            raise ValueError(f"corruption_layers={self.corruption_layers!r}; expected layer numbers, such as (-1,).")
         return self.corruption_layers if self._corrupts(rows) else ()
 
     def heads(self, rows: Rows, width: int) -> Mapping[str, nn.Module]:
@@ -252,9 +250,7 @@ class SingleDomain(Recipe):
         for k, name in enumerate(rows.domain_names.tolist()):
             mine = rows.where(rows.domains == k)
             if not mine.class_balance.any():
-                raise ValueError(
-                    f"domains: {name!r} has no row of class_weight above 0 to train on; leave it out, or raise class_weight."
-                )
+                raise ValueError(f"domains: {name!r} has no row of class_weight above 0; leave it out, or raise that.")
             auto = math.ceil(steps / math.ceil(len(mine) / size))
             epochs = auto if isinstance(stage.meta_epochs, str) else stage.meta_epochs
             label = f"{self.description}, domain {name!r}"

@@ -17,11 +17,11 @@ from skmft.recipes import MetaFineTuning
         ({"recipe": MetaFineTuning(corruption_layers=(-4,))}, "layer -4 does not exist"),
         (
             {"recipe": MetaFineTuning(corruption_layers=())},
-            "corruption_layers=(); expected one or more layer numbers",
+            "corruption_layers=(); expected layer numbers",
         ),
         (
             {"recipe": MetaFineTuning(corruption_layers=(0.5,))},
-            "corruption_layers=(0.5,); expected one or more layer numbers",
+            "corruption_layers=(0.5,); expected layer numbers",
         ),
         ({"meta_epochs": 0}, "'meta_epochs' parameter"),
         ({"pooling": "max"}, "'pooling' parameter"),

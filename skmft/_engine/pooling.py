@@ -37,7 +37,8 @@ def pooled_layers(
     pooled = [pool(state, inputs["attention_mask"], pooling) for state in states]
     if not bi_encoded:
         return pooled
-    pairs = [p.split(len(batch["input_ids"])) for p in pooled]
+    n = batch["input_ids"].shape[0]  # which ONNX exports as a variable
+    pairs = [(p[:n], p[n:]) for p in pooled]
     return [torch.cat([u, v, (u - v).abs()], dim=-1) for u, v in pairs]  # Reimers & Gurevych, EMNLP 2019
 
 
