@@ -15,7 +15,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-MOST_LINES, MOST_IN_MODULE, MOST_ANY = 8500, 450, 150  # 6,200 lines are the aim
+MOST_LINES, MOST_IN_MODULE, MOST_ANY = 6200, 450, 150
 SKLEARN = {"_parameter_constraints"}  # what scikit-learn itself asks a subclass to read from its base
 
 

@@ -134,12 +134,9 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         layer_indices(recipe.layers(rows), encoder.config.num_hidden_layers, named)
         self._check_same(rows, runtime)
         if not data.has_domains and self._without_domains is not None:
-            warnings.warn(
-                f"domains= was not given, so all rows are one domain: {self._without_domains} Pass domains= (or set "
-                f"domain_column) to fit.{column_hint(X, self.domain_column)}",
-                UserWarning,
-                stacklevel=2,
-            )
+            found = f"domains= was not given, so all rows are one domain: {self._without_domains}"
+            mend = f"Pass domains= (or set domain_column) to fit.{column_hint(X, self.domain_column)}"
+            warnings.warn(f"{found} {mend}", stacklevel=2)
 
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)  # from here on a failure leaves nothing fitted
@@ -308,10 +305,9 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
             known = [*dict.fromkeys([*self.domains_.tolist(), *self.adapted_weights_])]
             unknown = unknown_rows(given, known)
             if len(unknown) and self.unknown_domain == "error":
-                raise ValueError(
-                    f"domains: row {unknown[0]} is {given.tolist()[unknown[0]]!r}, which is none of the known {known}; set "
-                    "unknown_domain='ignore' to have it answered as rows without a domain are."
-                )
+                name = given.tolist()[unknown[0]]
+                found = f"domains: row {unknown[0]} is {name!r}, which is none of the known {known}"
+                raise ValueError(f"{found}; set unknown_domain='ignore' to have it answered as rows without one are.")
             own = [d if d in self.adapted_weights_ else None for d in given.tolist()]
         runtime = self._runtime(self.seed_)
         model = self.meta_learner_.to(runtime.device)
@@ -337,9 +333,8 @@ class BaseTextClassifier(SavingMixin, ClassifierMixin, BaseEstimator):
         texts, column, _ = read_texts(X, self.domain_column)
         if isinstance(texts[0], tuple) != self.is_pair_:
             now, then = ("pairs", "single texts") if not self.is_pair_ else ("single texts", "pairs")
-            raise ValueError(
-                f"X holds {now}, but the estimator was fitted on {then}; pass {then}.{column_hint(X, self.domain_column)}"
-            )
+            found = f"X holds {now}, but the estimator was fitted on {then}; pass {then}."
+            raise ValueError(found + column_hint(X, self.domain_column))
         token_types, bi = reads_token_types(self.meta_learner_.encoder), self.pair_encoding_ == "bi"
         return tokenize(self.tokenizer_, texts, self.max_length, token_types, bi), column
 

@@ -148,10 +148,8 @@ class BaseMetaLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseTex
     def _pretrained(self) -> PretrainedEmbedder:
         source = find_encoder(self.encoder_source_.name, self.encoder_source_.revision)
         if source.sha256 != self.encoder_source_.sha256:
-            raise ValueError(
-                f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}, but those of fit "
-                f"had {self.encoder_source_.sha256}; restore them or fit again."
-            )
+            found = f"model={source.name!r}: the weights in {source.folder!r} have sha256 {source.sha256}"
+            raise ValueError(f"{found}, but those of fit had {self.encoder_source_.sha256}; restore them.")
         runtime = self._runtime(self.seed_)
         with runtime.generators("encoder"):
             return self._embedder(load_encoder(source), source, runtime)

@@ -284,12 +284,12 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     def _make_recipe(self) -> Recipe:
         recipe = super()._make_recipe()
         for name, default in {"corruption_weight": 0.1, "contrastive_weight": 0.5}.items():
-            if not isinstance(recipe, MetaFineTuning):
-                if getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)!r} has no effect with recipe={recipe!r}, which has its own loss; leave "
-                        f"{name} at its default, {default}, or derive the recipe from skmft.recipes.MetaFineTuning."
-                    )
-            elif getattr(recipe, name) is None:
-                setattr(recipe, name, getattr(self, name))
+            given = getattr(self, name)
+            if isinstance(recipe, MetaFineTuning):
+                if getattr(recipe, name) is None:
+                    setattr(recipe, name, given)
+            elif given != default:
+                found = f"{name}={given!r} has no effect with recipe={recipe!r}, which has its own loss"
+                mend = f"leave it at its default, {default}, or derive the recipe from MetaFineTuning"
+                raise ValueError(f"{found}; {mend}.")
         return recipe

@@ -132,10 +132,8 @@ class MissingRecipe(Recipe):
 
     def refuse(self) -> None:
         """Say what training lacks."""
-        raise ValueError(
-            f"the model was trained by the recipe {self!r}, which load does not make; before fit or adapt import its class "
-            f"and call set_params(recipe={self!r})."
-        )
+        found = f"the model was trained by the recipe {self!r}, which load does not make"
+        raise ValueError(f"{found}; before fit or adapt import its class and call set_params(recipe={self!r}).")
 
     def __repr__(self) -> str:
         if self.params is None:

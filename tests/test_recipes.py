@@ -425,7 +425,7 @@ class Wrong(Recipe):
         ({"recipe": MeanMatching}, "'recipe' parameter of MetaFineTunedClassifier"),
         (
             {"recipe": MeanMatching(), "corruption_weight": 0.3},
-            r"corruption_weight=0\.3 has no effect with recipe=MeanMatching\(\).* leave corruption_weight at its default, 0\.1",
+            r"corruption_weight=0\.3 has no effect with recipe=MeanMatching\(\).* leave it at its default, 0\.1",
         ),
         ({"recipe": Recipe(), "contrastive_weight": 0}, r"contrastive_weight=0 has no effect with recipe=Recipe\(\)"),
     ],
