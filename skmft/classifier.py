@@ -13,9 +13,9 @@ import torch
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import Callback
 
+from ._adapt_transform import BaseMetaLearner
 from ._engine.cache import Memory
 from ._engine.encoder import DEFAULT_MODEL
-from ._meta_learner import BaseMetaLearner
 from ._parameters import CONSTRAINTS, EPOCHS
 from ._typing import Name, Params
 from .recipes import MetaFineTuning, Recipe
