@@ -39,7 +39,7 @@ _SHARED = """Parameters
     unknown_domain : {{"ignore", "error"}}, default="ignore"
         For a domain that `fit` has not seen {unknown} answers, or there is an error.
     optimizer_params, callbacks, device, precision, memory, distributed, verbose
-        As above.
+        As above; `memory` has nothing to keep.
 
     Attributes
     ----------
@@ -109,8 +109,7 @@ class MixedDomainClassifier(_Baseline):
     Examples
     --------
     >>> from skmft.baselines import MixedDomainClassifier
-    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
-    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> X, y = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4, ["good", "bad"] * 8
     >>> clf = MixedDomainClassifier(epochs=4, random_state=0).fit(X, y)
     >>> clf.predict(["a dull story", "a sharp knife"])
     array(['bad', 'good'], dtype='<U4')
@@ -136,8 +135,7 @@ class SingleDomainClassifier(_Baseline):
     Examples
     --------
     >>> from skmft.baselines import SingleDomainClassifier
-    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
-    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> X, y = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4, ["good", "bad"] * 8
     >>> d = ["books", "books", "kitchen", "kitchen"] * 4
     >>> clf = SingleDomainClassifier(epochs=8, random_state=0).fit(X, y, domains=d)
     >>> clf.predict(["a dull story", "a sharp knife"], domains=["books", "kitchen"])
@@ -164,8 +162,7 @@ class MultiTaskClassifier(_Baseline):
     Examples
     --------
     >>> from skmft.baselines import MultiTaskClassifier
-    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
-    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> X, y = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4, ["good", "bad"] * 8
     >>> d = ["books", "books", "kitchen", "kitchen"] * 4
     >>> clf = MultiTaskClassifier(epochs=8, random_state=0).fit(X, y, domains=d)
     >>> clf.predict(["a dull story", "a sharp knife"], domains=["books", "kitchen"])
@@ -192,8 +189,7 @@ class DomainAdversarialClassifier(_Baseline):
     Examples
     --------
     >>> from skmft.baselines import DomainAdversarialClassifier
-    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
-    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> X, y = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4, ["good", "bad"] * 8
     >>> d = ["books", "books", "kitchen", "kitchen"] * 4
     >>> clf = DomainAdversarialClassifier(epochs=4, random_state=0).fit(X, y, domains=d)
     >>> clf.predict(["a dull story", "a sharp knife"])

@@ -40,8 +40,7 @@ class MetaFineTunedClassifier(BaseMetaLearner):
     """Text classifier for several domains, by Meta Fine-Tuning of a pre-trained encoder.
 
     >>> from skmft import MetaFineTunedClassifier
-    >>> X = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4
-    >>> y = ["good", "bad", "good", "bad"] * 4
+    >>> X, y = ["a fine story", "a dull story", "a sharp knife", "a blunt knife"] * 4, ["good", "bad"] * 8
     >>> d = ["books", "books", "kitchen", "kitchen"] * 4
     >>> clf = MetaFineTunedClassifier(meta_epochs=4, random_state=0).fit(X, y, domains=d)
     >>> clf.predict(["a dull story", "a sharp knife"], domains=["books", "kitchen"])
@@ -136,8 +135,8 @@ class MetaFineTunedClassifier(BaseMetaLearner):
         Type that forward passes are autocast to; weights, heads and losses are float32. ``"auto"`` is bfloat16 where the device
         multiplies it natively (CUDA from compute capability 8.0, CPUs with AVX512-BF16 or AMX), as it is slower elsewhere.
     memory : str, path or joblib.Memory, default=None
-        Folder where the pre-trained encoder's embeddings are kept, by joblib, so that the candidates of a search and later
-        runs compute those of the same rows only once.
+        Folder where the pre-trained encoder's embeddings are kept, by joblib, for later candidates of a search and later runs
+        with the same rows. Candidates that start together each compute them.
     distributed : bool, default=False
         Whether `fit` and `adapt` train in all processes that ``accelerate launch`` or ``torchrun`` started (extra
         ``skmft[distributed]``). Each process calls them with all rows, and every batch is shared among them. With

@@ -18,8 +18,6 @@ from ._typing import Array, Axes, Domains, Estimator, Floats, Labels, Name, Text
 
 __all__ = ["DomainScoresDisplay", "TrainingHistoryDisplay", "TypicalityDisplay", "explain_typicality"]
 
-Metric = Callable[..., float]
-
 # Okabe and Ito's colours, told apart with every common kind of colour blindness; black last
 _COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"]
 _MARKERS = ["o", "^", "s", "D", "v", "P", "X", "*"]
@@ -177,7 +175,7 @@ class DomainScoresDisplay(_Display):
 
     @classmethod
     def from_predictions(
-        cls, y: Labels, predictions: Mapping, domains: Domains, *, metric: Metric = accuracy_score, ax: Axes = None
+        cls, y: Labels, predictions: Mapping, domains: Domains, *, metric: Callable = accuracy_score, ax: Axes = None
     ) -> Self:
         """Score the predictions of several models in every domain, and draw the scores.
 
@@ -261,10 +259,6 @@ class TrainingHistoryDisplay(_Display):
         axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, fontsize="small")
         if self._adapted:
             _legend(axes[1], len(self._adapted), title="domain", fontsize="small")
-            losses = np.concatenate([self.curves[name] for name in self._adapted])
-            if losses.max() > 10 * losses.min() > 0:
-                axes[1].set(yscale="log", ylabel="loss, logarithmic")
-                axes[1].autoscale(axis="y")
 
 
 def explain_typicality(clf: Estimator, X: Texts, y: Labels, domains: Domains = None) -> pd.DataFrame:

@@ -260,13 +260,23 @@ def test_download_then_offline(folder, server, tmp_path, monkeypatch):
     assert len(data.domain_names) == (4 if folder == "amazon" else 16) and "sample" not in data.DESCR
 
 
+def half_an_archive():
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        member = tarfile.TarInfo("MR.task.train")
+        member.size = 10000
+        tar.addfile(member, io.BytesIO(np.random.default_rng(0).bytes(10000)))
+    return packed.getvalue()[:5000]
+
+
 PAGE = b"<html>please log in</html>"
 FAILURES = {
     "not there": ("mnli_genres", (404, {}, b""), FileNotFoundError, r"no download \(.*404.*put it in"),
     "cut": ("mnli_genres", (200, {"Content-Length": 105}, b"12345"), FileNotFoundError, r"no download \(.*put it in"),
     "other content": ("mnli_genres", (200, {}, b"other"), ValueError, r"expected 049f507b.*Nothing was kept\.$"),
     "page, with a hash": ("amazon", (200, {}, PAGE), ValueError, r"expected e65d4dae.*can be put in .*amazon by hand"),
-    "page": ("fdu_mtl", (200, {}, PAGE), ValueError, r"not a gzipped tar archive.*Nothing was kept.*fdu_mtl by hand"),
+    "page": ("fdu_mtl", (200, {}, PAGE), ValueError, r"not a whole gzipped tar .*Nothing was kept.*fdu_mtl by hand"),
+    "half": ("fdu_mtl", (200, {}, half_an_archive()), ValueError, r"not a whole gzipped tar .*Nothing was kept"),
 }
 
 
@@ -443,9 +453,14 @@ def test_damaged_fdu(tmp_path):
     ]
     for content, match in changed:
         refused("fdu_mtl", write_fdu(tmp_path, files={**files, name: content}), match)
-    refused("fdu_mtl", write_fdu(tmp_path), r"lacks the domains \['books'\] .* put that", domains=["MR", "books"])
+    lacking = write_fdu(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks the domains \['books'\] .* put that") as info:
+        datasets.fetch_fdu_mtl(data_home=tmp_path, domains=["MR", "books"])
+    assert str(lacking) in str(info.value) and "delete" not in str(info.value)
     public = write_fdu(tmp_path, name="fudan-mtl-dataset.tar.gz")  # which should have all
-    refused("fdu_mtl", public, r"lacks the domains \['apparel', 'baby'")
+    with pytest.raises(ValueError, match=r"lacks the domains \['apparel', 'baby'"):
+        datasets.fetch_fdu_mtl(data_home=tmp_path)
+    assert public.exists()
 
 
 @real("fdu_mtl", "fdu-mtl-sample.tar.gz")

@@ -1,5 +1,6 @@
 """What is computed once and kept: results in a folder, rows of float32."""
 
+import os
 import tempfile
 import warnings
 
@@ -20,6 +21,15 @@ def test_rows_of_float32_are_mapped_to_a_file_where_they_are_many(most_bytes, ki
     assert type(stored) is kind and list(tmp_path.iterdir()) == []  # a file has no name
     np.testing.assert_array_equal(stored, E)
     assert type(stored[np.array([5, 19999])]) is np.ndarray
+
+
+def test_a_full_disk_is_an_error(monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        float_rows(20000, 3, 100)
 
 
 def double(x):

@@ -16,7 +16,7 @@ from skmft._engine.encoder import find_encoder, load_encoder, load_tokenizer
 from skmft._engine.model import TextClassifier, reads_token_types
 from skmft._engine.runtime import Runtime, isolated_generators
 from skmft._engine.tokens import tokenize
-from skmft._engine.training import TrainingSettings, auto_epochs, fine_tune, warmup_decay
+from skmft._engine.training import FineTuningNet, TrainingSettings, auto_epochs, fine_tune, warmup_decay
 from skmft._method.corruption import CorruptionHead
 from skmft.recipes import Recipe
 
@@ -276,6 +276,15 @@ def test_interrupt_is_raised_not_swallowed(module_and_rows):
 
     with pytest.raises(KeyboardInterrupt, match="epoch 1 of 2"):
         train(*module_and_rows, callbacks=[Interrupt()])
+
+
+def test_an_interrupt_before_the_first_epoch(module_and_rows, monkeypatch):
+    def interrupt(net):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FineTuningNet, "initialize_module", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="epoch 0 of 2"):
+        train(*module_and_rows)
 
 
 def test_early_stopping_ends_the_stage(module_and_rows):

@@ -108,6 +108,12 @@ def test_integer_domains_that_pandas_made_floats(make, data):
         clf.predict(frame)
 
 
+@pytest.mark.parametrize("form", [list, np.array, pd.Series, lambda v: pd.Series(v).to_numpy(dtype=object)])
+def test_integers_that_became_float_beside_missing_ones(form):
+    out = read_domains(form([1.0, np.nan, 2.0]), None, None, 3, None, allow_missing=True)
+    assert out.tolist() == [1, None, 2]
+
+
 def test_float_domains_are_told_the_type_that_matches(make, data):
     """Whole numbers became float on the way, say in a merge; as str, "1.0", they would match no domain that is an int."""
     X, y, d = data

@@ -204,12 +204,6 @@ def test_both_stages_of_the_history_fill_their_panels(n_domains):
         low, high = ax.get_ylim()
         values = np.concatenate([line.get_ydata() for line in ax.get_lines()])
         assert low == 0 and values.max() > 0.9 * high
-    apart = [*history_of(["books"]), {"stage": "adaptation", "domain": "dvd", "label_loss": 1}]
-    display_apart = TrainingHistoryDisplay(apart).plot()
-    assert [ax.get_yscale() for ax in display_apart.axes_] == ["linear", "log"] and display_apart.axes_[1].get_ylim()[
-        0
-    ] > 0.001
-    no_overlap(display_apart)
     looks = [(line.get_linestyle(), line.get_marker()) for line in display.axes_[0].get_lines()]
     assert len(set(looks)) == 3
 

@@ -629,3 +629,9 @@ def test_adapters_that_do_not_fit(lora, data, tmp_path):
             clf = MetaFineTunedClassifier.load(tmp_path / "model")
             with pytest.raises(PersistenceError, match=r"0.safetensors does not fit the rest of the folder"):
                 clf.predict(data[0], domains=domains)
+
+
+def test_domains_that_were_not_read_are_told_in_short(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    weights = MetaFineTunedClassifier.load(tmp_path / "model").adapted_weights_
+    assert repr(weights) == "StoredWeights(['books', 'kitchen'])"

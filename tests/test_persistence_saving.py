@@ -195,7 +195,7 @@ def test_what_is_saved_can_be_loaded(make, data, tmp_path):
     loaded = MetaFineTunedClassifier.load(tmp_path / "model")
     assert loaded.recipe.corruption_layers == [1, 2]
     np.testing.assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
-    with pytest.raises(ValueError, match=r"load would refuse the parameters as they are \(The 'batch_size'"):
+    with pytest.raises(ValueError, match=r"load would refuse names or parameters \(The 'batch_size'"):
         clf.set_params(batch_size=-1).save(tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -490,7 +490,7 @@ def test_modes_are_those_of_the_umask(saved, tmp_path):
         assert path.stat().st_mode == (tmp_path / ("folder" if path.is_dir() else "file")).stat().st_mode, path
 
 
-STEPS = ("first rename", "second rename", "third rename")  # old away, new in, old to be removed
+STEPS = ("first", "second", "third", "fourth", "fifth")  # rename: old away, new in, two of others, old to be removed
 
 
 def put_others(folder):
@@ -576,6 +576,23 @@ def test_folders_of_others_that_are_in_the_way_stay(fitted, copied, there):
     (aside / "thesis.tex").unlink()
     fitted.save(copied)
     assert [p.name for p in copied.parent.iterdir()] == ["model"]
+
+
+def test_a_file_of_others_that_is_open_goes_on(fitted, copied):
+    with (copied / "train.log").open("a") as log:
+        log.write("before\n")
+        log.flush()
+        fitted.save(copied)
+        log.write("after\n")
+    assert (copied / "train.log").read_text() == "before\nafter\n"
+
+
+def test_names_that_load_would_refuse_are_not_written(fitted, tmp_path):
+    odd = copy.copy(fitted)
+    odd.classes_ = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")
+    with pytest.raises(ValueError, match=r"load would refuse names or parameters \(names are"):
+        odd.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_of_others_stays_a_link(fitted, copied):

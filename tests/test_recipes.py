@@ -323,6 +323,21 @@ def test_stage_3_starts_from_the_domain_s_own_tensors_and_keeps_them(make, data,
     assert np.abs(before.predict_proba(X, "books") - before.predict_proba(X, "kitchen")).max() > 0.01
 
 
+class NotingStart(MultiTask):
+    starts = []
+
+    def finish(self, model, start, interpolation):
+        self.starts.append(sorted(start))
+        super().finish(model, start, interpolation)
+
+
+def test_heads_of_random_numbers_are_not_pulled_back_to_them(make, data):
+    X, y, d = data
+    NotingStart.starts.clear()
+    make(recipe=NotingStart(), meta_epochs=1, adaptation=None).fit(X, y, domains=d)
+    assert NotingStart.starts == [[]]
+
+
 # ------------------------------------------------------------------ columns
 
 

@@ -26,4 +26,6 @@ def float_rows(n_rows: int, width: int, most_bytes: int = 256 * 2**20) -> NDArra
     if 4 * n_rows * width <= most_bytes:
         return np.empty((n_rows, width), np.float32)
     with tempfile.TemporaryFile(prefix="skmft-") as file:  # in the folder of the environment variable TMPDIR
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash where a mapped page is written
+            os.posix_fallocate(file.fileno(), 0, 4 * n_rows * width)
         return np.memmap(file, np.float32, "w+", shape=(n_rows, width))

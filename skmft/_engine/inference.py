@@ -28,15 +28,14 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def telling_what_to_set(where: str) -> Iterator[None]:
+def telling_what_to_set(where: str, mend: str) -> Iterator[None]:
     """Where memory runs out, an error says which parameters to set."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        mend = f"set a smaller batch_size or max_length, or take a smaller model. The device said: {error}"
-        raise torch.OutOfMemoryError(f"{where}; {mend}") from error
+        raise torch.OutOfMemoryError(f"{where}; {mend}. The device said: {error}") from error
 
 
 @torch.inference_mode()
@@ -53,9 +52,8 @@ def run_in_batches(
         while done < len(texts):
             longest = int(lengths[order[done]])
             rows = order[done : done + max(1, max_tokens // longest)]
-            with telling_what_to_set(
-                f"{description or 'inference'}: out of memory with {len(rows)} x {longest} tokens"
-            ):
+            where = f"{description or 'inference'}: out of memory with {len(rows)} x {longest} tokens"
+            with telling_what_to_set(where, "set a smaller batch_size, or device='cpu'"):
                 batch = {name: t.to(device) for name, t in texts.batch(rows).items()}
                 out[rows] = forward(**batch).float().cpu().numpy()
             done += len(rows)

@@ -150,16 +150,16 @@ def fine_tune(
             callbacks=callbacks,
             verbose=max(0, runtime.verbose - 1),
         )
+        where = f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}"
         try:
-            with telling_what_to_set(
-                f"{description or 'adaptation'}: out of memory with batch_size={settings.batch_size}"
-            ):
+            with telling_what_to_set(where, "set a smaller batch_size or max_length, or take a smaller model"):
                 net.initialize().notify("on_train_begin", X=rows, y=None)
                 net.fit_loop(rows)
         except KeyboardInterrupt:  # by the user, or by skorch's EarlyStopping
             stops = [callback for _, callback in net.callbacks_ if isinstance(callback, EarlyStopping)]
             if not any(callback.misses_ == callback.patience for callback in stops):
-                raise KeyboardInterrupt(f"training was interrupted in epoch {len(net.history)} of {epochs}") from None
+                begun = len(net.history or ())
+                raise KeyboardInterrupt(f"training was interrupted in epoch {begun} of {epochs}") from None
         net.notify("on_train_end", X=rows, y=None)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     processes.copy_first([p for _, p in trained] + list(module.buffers()))

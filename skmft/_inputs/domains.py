@@ -39,7 +39,8 @@ def read_domains(
         raise ValueError(f"{name}: {got}; expected a domain name. Drop such rows, or give them a domain of their own.")
     given = np.flatnonzero(~lost)
     whole = all(isinstance(names[i], numbers.Real) and names[i] % 1 == 0 for i in given)
-    if array.dtype.kind == "f" and lost.any() and whole:  # pandas' form of int with missing values
+    floats = any(isinstance(names[i], float) for i in given)
+    if floats and lost.any() and whole:  # pandas' form of int with missing values
         return np.array([None if none else int(value) for value, none in zip(names, lost)], dtype=object)
     for i in given:
         if not isinstance(names[i], NAME_TYPES):

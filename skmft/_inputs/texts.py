@@ -72,7 +72,8 @@ def read_texts(X: Texts, domain_column: Hashable = None) -> tuple[Sequence[Text]
         columns = [X[name] for name in names]
         if len(columns) not in (1, 2):
             besides = "" if domain_column is None else f" besides domain_column={domain_column!r}"
-            raise ValueError(f"X has {len(names)} text columns{besides}: {names}; expected one, or two for pairs.")
+            found = f"X has {len(names)} text columns{besides}: {names}; expected one, or two for pairs"
+            raise ValueError(f"{found}. Select them, as by X[[...]], or name the column of domains by domain_column=.")
     elif getattr(X, "ndim", 1) > 1:
         columns = list(np.asarray(X).T)
         if X.ndim > 2 or len(columns) not in (1, 2):

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,11 +99,7 @@ def verified_files(folder: Path) -> tuple[int, dict[str, str]]:
 
 
 def swap(new: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one, other people's files copied into it; `load` always finds one of them."""
-    if target.exists():
-        shutil.copytree(
-            target, new, symlinks=True, dirs_exist_ok=True, ignore=lambda at, _: _OURS if at == str(target) else set()
-        )
+    """Put the new folder in the place of the old one; `load` always finds one of them."""
     for path in (new, *new.rglob("*")):
         if os.name != "nt" and not path.is_symlink():  # folders cannot be opened there
             handle = os.open(path, os.O_RDONLY)
@@ -132,9 +127,12 @@ def mend(target: Path) -> None:
         if not target.exists():
             os.rename(old, target)
             return
-        with tempfile.TemporaryDirectory(
-            ".old", f".{target.name}.", target.parent, ignore_cleanup_errors=True
-        ) as trash:
+        for entry in old.iterdir():
+            if entry.name not in _OURS:  # somebody else's, such as a .git folder
+                taken = os.path.lexists(target / entry.name)
+                os.rename(entry, target / (f"{entry.name}.old" if taken else entry.name))
+        prefix = f".{target.name}."
+        with tempfile.TemporaryDirectory(".old", prefix, target.parent, ignore_cleanup_errors=True) as trash:
             os.rename(old, Path(trash) / "old")  # at once: half a folder might not be known as ours
 
 

@@ -38,9 +38,13 @@ class StoredWeights(UserDict):
     """Adapted tensors of every domain; until a domain is first asked for, a function that reads them stands in their place."""
 
     def __getitem__(self, domain: Name) -> Tensors:
-        if callable(self.data[domain]):
-            self.data[domain] = self.data[domain]()
-        return self.data[domain]
+        found = self.data[domain]  # once: another thread may put the tensors in its place
+        if callable(found):
+            found = self.data[domain] = found()
+        return found
+
+    def __repr__(self) -> str:
+        return f"StoredWeights({list(self)})"
 
     def __reduce__(self) -> tuple:
         return dict, (dict(self),)  # a pickle does not depend on the folder
@@ -107,7 +111,7 @@ def fetch(path: str | os.PathLike, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(os.fspath(path), revision=revision))
     except Exception as error:
-        told = f"path={str(path)!r} with revision={revision!r} is neither a folder (it has none) nor a repository of the hub"
+        told = f"path={str(path)!r}, revision={revision!r}: no folder here (which has no revision), nor on the hub"
         raise PersistenceError(f"{told} ({type(error).__name__}: {error}).") from error
 
 

@@ -24,7 +24,7 @@ from sklearn.base import BaseEstimator
 from .._engine.encoder import quiet
 from .._typing import Params
 from .folder import FORMAT, MANIFEST, mend, sha256_of, swap, write_json
-from .state import PLAIN, SOURCE, FittedState, ParamsCheck, decode, encode, encode_names, name_of
+from .state import PLAIN, SOURCE, FittedState, ParamsCheck, decode, decode_names, encode, encode_names, name_of
 
 _LIBRARIES = ("skmft", "scikit-learn", "torch", "transformers", "skorch", "numpy")
 _CARD = """\
@@ -67,8 +67,10 @@ def save(state: FittedState, kind: type, check: ParamsCheck, path: str | os.Path
     params = _as_json(state.params)
     try:
         check({name: decode(value, lambda name, params: state.params["recipe"]) for name, value in params.items()})
+        for names in (state.classes, state.domains):
+            decode_names(encode_names(names))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"load would refuse the parameters as they are ({error}); set_params first.") from error
+        raise ValueError(f"load would refuse names or parameters ({error}); set_params, or fit again.") from error
     about = {
         "class": kind.__name__,
         "versions": {name: version(name) for name in _LIBRARIES},

@@ -28,6 +28,10 @@ Found = tuple[str, list[tuple], str]  # names of the columns; rows; DESCR
 Reader = Callable[[Path, str, Names], Found]  # of a path, a subset, and domains, None for all
 
 
+class Lacking(ValueError):
+    """A sound archive lacks what was asked for."""
+
+
 class Source(NamedTuple):  # of a public archive
     url: str
     sha256: str | None
@@ -81,8 +85,11 @@ def _download(url: str, output_file: str, fetcher: Any) -> None:
 
         asked = {"headers": {"Accept-Encoding": "identity"}, "hooks": {"response": keep_packed}}
         pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, **asked)(url, output_file, fetcher)
-    if None in fetcher.registry.values() and not tarfile.is_tarfile(output_file):  # no sha256 will tell
-        raise ValueError("not a gzipped tar archive, but perhaps a login page.")
+    if None in fetcher.registry.values():  # no sha256 will tell
+        try:
+            read_tar(Path(output_file).read_bytes())
+        except _DAMAGED as error:
+            raise ValueError("not a whole gzipped tar archive, but perhaps a login page.") from error
 
 
 def load(
@@ -105,6 +112,8 @@ def load(
     path = _find_or_fetch(folder, data_home, instead)
     try:
         columns, rows, about = read(path, subset, domains)
+    except Lacking:
+        raise
     except _DAMAGED as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be used ({why}); delete it and get it again.") from error

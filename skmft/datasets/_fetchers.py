@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from ._archives import SOURCES, Answer, Found, Home, Names, load, read_tar
+from ._archives import SOURCES, Answer, Found, Home, Lacking, Names, load, read_tar
 
 _AMAZON = {"books": "books", "dvd": "dvd", "electronics": "electronics", "kitchen": "kitchen_&_housewares"}
 _REVIEW = re.compile(r"<review>(.*?)</review>", re.DOTALL)
@@ -126,7 +126,7 @@ def _read_fdu(path: Path, subset: str, domains: Names) -> Found:
     wanted = domains or (is_sample and there) or list(_FDU_TRAIN)
     if lacking := sorted(set(wanted) - set(there)):
         url = SOURCES["fdu_mtl"].url
-        raise ValueError(f"it lacks the domains {lacking} of {subset!r}; {url} has all: put that in {path.parent}")
+        raise Lacking(f"{path} lacks the domains {lacking} of {subset!r}; {url} has all: put that in {path.parent}.")
     rows = [row for domain in wanted for row in _parse_fdu(domain, subset, files[domain + _FDU_SUFFIX[subset]])]
     sample = f"This local copy is a sample with {len(there)} of the 16 domains. " if is_sample else ""
     return "data target domains", rows, _FDU_DESCR.format(subset=subset, domains=", ".join(wanted), sample=sample)
