@@ -48,7 +48,6 @@ class Trained:
     model : TextClassifier
         Answers rows of unknown domains; the start of stage 3.
     history : list of dict
-        As ``history_``.
     own : mapping of domain to mapping of str to Tensor
         By domain, what its model has in place of the model's tensors of the same names.
     """

@@ -101,7 +101,7 @@ def test_batches_go_from_longest_to_shortest():
 
 def test_where_memory_runs_out_an_error_says_what_to_set(module, tokens):
     device = Device(module.label_logits, 3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
-    expected = r"inference: out of memory with 8 x 11 tokens; set a smaller batch_size .*CUDA out of memory\. Tried"
+    expected = r"inference: out of memory with 8 x 11 tokens; set a smaller batch_size, .*CUDA out of memory\. Tried"
     with pytest.raises(torch.OutOfMemoryError, match=expected):
         run_in_batches(device, tokens, width=2, max_tokens=88, runtime=FLOAT32)
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_saved_is_not_pushed(fitted, hub):
 def test_nothing_in_the_hub(hub):
     with pytest.raises(
         PersistenceError,
-        match=r"'some/where' with revision=None is neither .* nor a repository of the hub \(OSError: 404 for some/where",
+        match=r"'some/where', revision=None: no folder here .*, nor on the hub \(OSError: 404 for some/where",
     ):
         MetaFineTunedClassifier.from_pretrained("some/where")
 
@@ -129,5 +129,5 @@ def test_from_pretrained_where_a_save_was_cut_off(copied, later, data, monkeypat
 
 def test_a_revision_of_a_folder_is_refused(saved):
     """By huggingface_hub, before it goes to the network."""
-    with pytest.raises(PersistenceError, match=r"with revision='v1' is neither a folder .* \(HFValidationError"):
+    with pytest.raises(PersistenceError, match=r"revision='v1': no folder here .*, nor on the hub \(HFValidationError"):
         MetaFineTunedClassifier.from_pretrained(saved, revision="v1")

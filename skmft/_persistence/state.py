@@ -102,7 +102,8 @@ def decode(value: Json, recipe: RecipeMaker | None = None) -> Any:
 
 def encode_names(names: Array) -> Params:
     """Names of classes or domains, with their dtype."""
-    return {"dtype": names.dtype.str if names.dtype.kind in "Uiufb" else "object", "values": names.tolist()}
+    dtype = names.dtype.str if names.dtype.kind in "Uiufb" else "object"
+    return {"dtype": dtype, "values": [encode(name) for name in names.tolist()]}
 
 
 def decode_names(content: Params) -> Array:
