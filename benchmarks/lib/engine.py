@@ -29,6 +29,7 @@ _PLACES = {
     "skmft._engine.model": ["TextClassifier", "reads_token_types"],
     "skmft._engine.pooling": ["pool"],
     "skmft._engine.runtime": ["Runtime", "has_native_bfloat16", "resolve_device"],
+    "skmft._engine.tokens": ["tokenize"],
     "skmft._engine.training": ["auto_epochs"],
     "skmft._inputs.weights": ["normalized_weights"],
     "skmft._method.adaptation": ["ADAPTATION_EPOCHS", "ADAPTATION_LEARNING_RATES", "domain_model"],
@@ -113,7 +114,9 @@ def precision(device: str = "auto") -> str:
 
 def tokens_of(clf: Any, texts: list[Any]) -> Any:
     """Token ids of texts, as a fitted classifier reads them."""
-    return clf._tokenize(texts)[0]
+    rows = [text if isinstance(text, str) else tuple(text) for text in texts]
+    token_types = _take("reads_token_types")(clf.meta_learner_.encoder)
+    return _take("tokenize")(clf.tokenizer_, rows, clf.max_length, token_types, clf.pair_encoding_ == "bi")
 
 
 def run_texts(clf: Any, forward: Any, tokens: Any) -> Any:
